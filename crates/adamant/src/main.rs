@@ -1,0 +1,2 @@
+//! One binary: server, client and helpers
+fn main() {}

@@ -1,0 +1,1 @@
+//! Paths and wire types of the HTTP interface

@@ -1,0 +1,1 @@
+//! Verifies capsules and logs; links no writer

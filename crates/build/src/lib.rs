@@ -1,0 +1,1 @@
+//! Runs steps, packs artifacts, compares rebuilds

@@ -1,0 +1,1 @@
+//! The local target: instances, fronts, switches

@@ -1,0 +1,1 @@
+//! Inputs from the outside: one file per ecosystem

@@ -1,0 +1,1 @@
+//! OCI names, descriptors, manifests and errors

@@ -1,0 +1,1 @@
+//! adamant.toml, adamant.lock, native locks and build keys

@@ -1,0 +1,1 @@
+//! OCI distribution over a store that never overwrites

@@ -1,0 +1,1 @@
+//! Releases, rules, decisions and deployment plans

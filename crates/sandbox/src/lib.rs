@@ -1,0 +1,1 @@
+//! Namespaces, mounts, limits: the only unsafe code

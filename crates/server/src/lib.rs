@@ -1,0 +1,1 @@
+//! Composes the parts behind one port

@@ -1,0 +1,1 @@
+//! The git remote: packs in, commits recorded, refs moved last

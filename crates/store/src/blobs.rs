@@ -1,0 +1,88 @@
+//! The contract of the blob store.
+
+use std::path::PathBuf;
+
+use adamant_digest::{Digest, DigestMismatch, Verified};
+use bytes::Bytes;
+use tokio::io::AsyncRead;
+
+use crate::BoxFuture;
+
+/// Immutable bytes. A name is a digest; nothing is ever overwritten with other bytes.
+pub trait BlobStore: Send + Sync {
+    /// Keeps `blob`. Returns once bytes and directory entry are durable. Idempotent: a blob
+    /// that is there already costs no write; a damaged copy is replaced by the right bytes.
+    fn put<'a>(&'a self, blob: &'a Verified) -> BoxFuture<'a, Result<(), WriteBlobError>>;
+    /// All bytes of a blob, checked. For blobs up to a few MiB.
+    fn get(&self, digest: Digest) -> BoxFuture<'_, Result<Verified, ReadBlobError>>;
+    /// A stream over the whole blob that fails before its last byte if the bytes do not hash to
+    /// `digest`.
+    fn open(&self, digest: Digest) -> BoxFuture<'_, Result<Reader, ReadBlobError>>;
+    /// Length in bytes, or `None` if it is not here. Does not read the content.
+    fn size(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, ReadBlobError>>;
+    /// Begins a blob of unknown digest and size.
+    fn upload(&self) -> BoxFuture<'_, Result<Box<dyn Upload>, WriteBlobError>>;
+    /// Digests of blobs greater than `after`, sorted, at most `limit`.
+    fn list(&self, after: Option<Digest>, limit: usize) -> BoxFuture<'_, Result<Vec<Digest>, ReadBlobError>>;
+}
+
+/// A blob that is still arriving. Dropping it discards what arrived.
+pub trait Upload: Send {
+    /// The next bytes.
+    fn write<'a>(&'a mut self, bytes: Bytes) -> BoxFuture<'a, Result<(), WriteBlobError>>;
+    /// Bytes so far.
+    fn len(&self) -> u64;
+    /// Whether nothing arrived yet.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Keeps the blob if it hashes to `expected` (any digest if `None`); durable on return.
+    fn finish(self: Box<Self>, expected: Option<Digest>) -> BoxFuture<'static, Result<(Digest, u64), WriteBlobError>>;
+}
+
+/// A blob being read.
+pub struct Reader {
+    /// Length in bytes.
+    pub size: u64,
+    /// The bytes; an error of kind `InvalidData` instead of the last ones if they are wrong.
+    pub bytes: std::pin::Pin<Box<dyn AsyncRead + Send>>,
+}
+
+/// Why a blob could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadBlobError {
+    /// Never stored, or erased.
+    #[error("blob {0} is not in the store")]
+    NotFound(Digest),
+    /// Stored bytes are wrong. Pushing the right ones heals it.
+    #[error("blob {digest} is damaged at {}: {source}", path.display())]
+    Corrupt {
+        /// The name.
+        digest: Digest,
+        /// Where it lies.
+        path: PathBuf,
+        /// What was found.
+        #[source]
+        source: DigestMismatch,
+    },
+    /// The storage itself.
+    #[error("blob {digest}: {source}")]
+    Io {
+        /// The name.
+        digest: Digest,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Why a blob was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteBlobError {
+    /// The bytes are not what was announced.
+    #[error("the bytes are not what was announced: {0}")]
+    Mismatch(#[from] DigestMismatch),
+    /// The storage itself, a full disk for example.
+    #[error("the store cannot keep the blob: {0}")]
+    Io(#[from] std::io::Error),
+}

@@ -1,0 +1,4 @@
+//! Blobs on local files.
+
+/// Blobs below one directory.
+pub struct FsBlobs;

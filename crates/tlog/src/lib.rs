@@ -1,0 +1,1 @@
+//! C2SP tlog-tiles: Merkle tree, tiles, notes, checkpoints and proofs
