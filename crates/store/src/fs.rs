@@ -1,4 +1,326 @@
-//! Blobs on local files.
+//! Blobs on local files: `<dir>/sha256/<first two hex digits>/<64 hex digits>`, mode 0444.
+//!
+//! Bytes arrive in `<dir>/tmp`, are hashed on the way, synced, and renamed to their name, whose
+//! directory is synced before the write is acknowledged. A rename only ever puts checked bytes
+//! under their own digest, so replacing a copy is harmless at any time: readers of a damaged one
+//! keep what they have open, and a race of two writers ends with the same bytes.
+//!
+//! Plain file operations rather than `object_store`: its local files cannot hash while writing,
+//! cannot tell a damaged copy from a right one, and cannot say which directory entry is durable.
+//!
+//! All disk work runs on blocking threads. No name is ever removed here.
 
-/// Blobs below one directory.
-pub struct FsBlobs;
+mod reader;
+mod temp;
+mod upload;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use adamant_digest::{Digest, DigestMismatch, Verified};
+
+use crate::{BlobStore, BoxFuture, ReadBlobError, Reader, Upload, WriteBlobError};
+use temp::Temp;
+
+/// Largest blob [`BlobStore::get`] reads into memory, in bytes; above it, use `open`.
+pub const MAX_GET_BYTES: u64 = 256 << 20;
+
+/// Up to this size, in bytes, `open` checks the whole blob before it gives the first byte.
+const SMALL_BYTES: u64 = 1 << 20;
+
+/// Bytes compared at a time.
+const COMPARE_BYTES: usize = 256 << 10;
+
+/// Blobs below one directory. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct FsBlobs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    entries: Mutex<Entries>,
+}
+
+/// Which directory entries are known to be durable. A file that is visible may still be lost
+/// with the power: put there by a process that died before it synced, or by a writer that is
+/// about to. A repeated write may be acknowledged only after its directory was synced.
+#[derive(Debug, Default)]
+struct Entries {
+    /// Shards synced since this store was opened.
+    synced: HashSet<u8>,
+    /// Renamed, not yet synced.
+    unsettled: HashSet<Digest>,
+}
+
+impl FsBlobs {
+    /// Opens the store below `dir`, making what is missing, and removes what dead uploads left.
+    /// Blocking; call it before the server starts or on a blocking thread.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let names = dir.join("sha256");
+        let made = !names.is_dir();
+        std::fs::create_dir_all(&names)?;
+        for shard in 0..=u8::MAX {
+            match std::fs::create_dir(names.join(format!("{shard:02x}"))) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        sync_dir(&names)?;
+        let temp = dir.join("tmp");
+        match std::fs::create_dir(&temp) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        sync_dir(dir)?;
+        if let (true, Some(parent)) = (made, dir.parent().filter(|parent| !parent.as_os_str().is_empty())) {
+            sync_dir(parent)?;
+        }
+        temp::sweep(&temp)?;
+        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), entries: Mutex::default() })))
+    }
+
+    /// Where the bytes of `digest` lie, whether they are there or not. For tools that report
+    /// or mount a path; reading through it is unchecked.
+    pub fn path(&self, digest: Digest) -> PathBuf {
+        self.0.path(digest)
+    }
+}
+
+impl Inner {
+    fn path(&self, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        let mut path = self.dir.join("sha256");
+        path.push(&hex[..2]);
+        path.push(hex);
+        path
+    }
+
+    fn shard(&self, digest: Digest) -> PathBuf {
+        self.dir.join("sha256").join(&digest.hex()[..2])
+    }
+
+    /// Opens the stored copy; `None` if there is none.
+    fn stored(&self, digest: Digest) -> io::Result<Option<(File, u64)>> {
+        let file = match no_follow().open(self.path(digest)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+        }
+        Ok(Some((file, meta.len())))
+    }
+
+    /// Whether the stored copy holds exactly the bytes that `right` reads. A copy that cannot be
+    /// read at all (a directory or link in its place, an I/O error) counts as damaged.
+    fn holds(&self, digest: Digest, size: u64, right: &mut dyn Read) -> io::Result<bool> {
+        let Ok(Some((mut file, len))) = self.stored(digest) else { return Ok(false) };
+        if len != size {
+            return Ok(false);
+        }
+        let mut here = vec![0; COMPARE_BYTES.min(usize::try_from(size).unwrap_or(COMPARE_BYTES)).max(1)];
+        let mut there = here.clone();
+        loop {
+            let n = read_full(right, &mut there)?;
+            let Ok(found) = read_full(&mut file, &mut here[..n.max(1)]) else { return Ok(false) };
+            if found != n || here[..n] != there[..n] {
+                return Ok(false);
+            }
+            if n == 0 {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Makes sure that the entry of a blob found in place is durable.
+    fn settle(&self, digest: Digest) -> io::Result<()> {
+        let shard = digest.as_bytes()[0];
+        {
+            let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            if entries.synced.contains(&shard) && !entries.unsettled.contains(&digest) {
+                return Ok(());
+            }
+        }
+        // The file too: an earlier run may have been cut off anywhere, and a copy brought here
+        // by hand was never synced.
+        if let Some((file, _)) = self.stored(digest)? {
+            file.sync_all()?;
+        }
+        sync_dir(&self.shard(digest))?;
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.synced.insert(shard);
+        entries.unsettled.remove(&digest);
+        Ok(())
+    }
+
+    /// Gives the checked bytes in `temp` their name, durably.
+    fn keep(&self, temp: Temp, digest: Digest) -> io::Result<()> {
+        let file = temp.file();
+        rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
+        file.sync_all()?;
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).unsettled.insert(digest);
+        let path = self.path(digest);
+        match temp.rename(&path) {
+            // The shard was removed by hand, or something that is not a file lies there.
+            Err((temp, error)) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(self.shard(digest))?;
+                sync_dir(&self.dir.join("sha256"))?;
+                temp.rename(&path).map_err(|(_, error)| error)?;
+            }
+            other => other.map_err(|(_, error)| error)?,
+        }
+        sync_dir(&self.shard(digest))?;
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).unsettled.remove(&digest);
+        Ok(())
+    }
+
+    fn put(&self, bytes: &[u8], digest: Digest) -> io::Result<()> {
+        if self.holds(digest, bytes.len() as u64, &mut &*bytes)? {
+            return self.settle(digest);
+        }
+        let mut temp = Temp::new(&self.dir.join("tmp"))?;
+        io::Write::write_all(temp.file_mut(), bytes)?;
+        self.keep(temp, digest)
+    }
+
+    fn get(&self, digest: Digest) -> Result<Verified, ReadBlobError> {
+        let failed = |source| ReadBlobError::Io { digest, source };
+        let (file, size) = self.stored(digest).map_err(failed)?.ok_or(ReadBlobError::NotFound(digest))?;
+        if size > MAX_GET_BYTES {
+            let text = format!("{size} bytes do not fit into memory, open it as a stream");
+            return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, text)));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+        // One byte more than the size: a copy that grows while it is read must not pass.
+        file.take(size + 1).read_to_end(&mut bytes).map_err(failed)?;
+        Verified::check(digest, bytes).map_err(|source| self.corrupt(source))
+    }
+
+    fn corrupt(&self, source: DigestMismatch) -> ReadBlobError {
+        let digest = source.expected;
+        let path = self.path(digest);
+        tracing::error!(%digest, found = %source.found, path = %path.display(), "blob is damaged");
+        ReadBlobError::Corrupt { digest, path, source }
+    }
+
+    fn list(&self, after: Option<Digest>, limit: usize) -> io::Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        let first = after.map_or(0, |after| after.as_bytes()[0]);
+        for shard in first..=u8::MAX {
+            if digests.len() >= limit {
+                break;
+            }
+            let mut here = Vec::new();
+            let entries = match std::fs::read_dir(self.dir.join("sha256").join(format!("{shard:02x}"))) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                // What no writer here makes is not a blob.
+                let Some(digest) = entry.file_name().to_str().and_then(|name| Digest::from_hex(name).ok()) else {
+                    continue;
+                };
+                if digest.as_bytes()[0] == shard && Some(digest) > after {
+                    here.push(digest);
+                }
+            }
+            here.sort_unstable();
+            here.truncate(limit - digests.len());
+            digests.append(&mut here);
+        }
+        Ok(digests)
+    }
+}
+
+impl BlobStore for FsBlobs {
+    fn put<'a>(&'a self, blob: &'a Verified) -> BoxFuture<'a, Result<(), WriteBlobError>> {
+        let (inner, blob) = (Arc::clone(&self.0), blob.clone());
+        Box::pin(async move { Ok(blocking(move || inner.put(blob.bytes(), blob.digest())).await??) })
+    }
+
+    fn get(&self, digest: Digest) -> BoxFuture<'_, Result<Verified, ReadBlobError>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            blocking(move || inner.get(digest)).await.map_err(|source| ReadBlobError::Io { digest, source })?
+        })
+    }
+
+    fn open(&self, digest: Digest) -> BoxFuture<'_, Result<Reader, ReadBlobError>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            blocking(move || reader::open(&inner, digest))
+                .await
+                .map_err(|source| ReadBlobError::Io { digest, source })?
+        })
+    }
+
+    fn size(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, ReadBlobError>> {
+        let path = self.path(digest);
+        Box::pin(async move {
+            blocking(move || match std::fs::symlink_metadata(path) {
+                Ok(meta) => Ok(meta.is_file().then(|| meta.size())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            })
+            .await
+            .flatten()
+            .map_err(|source| ReadBlobError::Io { digest, source })
+        })
+    }
+
+    fn upload(&self) -> BoxFuture<'_, Result<Box<dyn Upload>, WriteBlobError>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            let upload = blocking(move || upload::FsUpload::new(inner)).await??;
+            Ok(Box::new(upload) as Box<dyn Upload>)
+        })
+    }
+
+    fn list(&self, after: Option<Digest>, limit: usize) -> BoxFuture<'_, Result<Vec<Digest>, ReadBlobError>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            blocking(move || inner.list(after, limit))
+                .await
+                .flatten()
+                .map_err(|source| ReadBlobError::Io { digest: after.unwrap_or(Digest::from_bytes([0; 32])), source })
+        })
+    }
+}
+
+/// Runs disk work on a blocking thread. It runs to its end even if the caller leaves.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+fn no_follow() -> std::fs::OpenOptions {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(
+        i32::try_from((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits()).unwrap_or_default(),
+    );
+    options
+}
+
+/// Reads until `buffer` is full or the input ends.
+fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

@@ -5,10 +5,12 @@
 mod blobs;
 mod facts;
 mod fs;
+mod lock;
 
 pub use blobs::{BlobStore, ReadBlobError, Reader, Upload, WriteBlobError};
 pub use facts::{AppendError, Bound, Chain, Conflict, Entry, Fact, Head, Ledger, LedgerError, Link, Receipt, Subject};
-pub use fs::FsBlobs;
+pub use fs::{FsBlobs, MAX_GET_BYTES};
+pub use lock::{DataLock, DataLockError};
 
 /// A future behind a seam; one allocation a call keeps builds small.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
