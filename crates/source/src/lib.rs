@@ -1,1 +1,39 @@
-//! The git remote: packs in, commits recorded, refs moved last
+//! The git remote: packs in, commits recorded, refs moved last.
+//!
+//! All git work is done by the system's `git` binary as a subprocess: its fsck, index-pack,
+//! delta resolution and fsync are the reference that every client is tested against, and the
+//! Rust implementations have no receive-pack. The command loop of receive-pack is ours, because
+//! the order matters: objects durable → kept under `refs/adamant/commits/<oid>` → pipeline
+//! ([`Receiver`]) → branch.
+//!
+//! Invariants:
+//! - a ref under `refs/adamant/` is never moved, deleted or shown to clients; so no push,
+//!   force-push or branch deletion loses a commit;
+//! - a tag never moves and is never deleted;
+//! - git sees neither the environment, the home nor the configuration of whoever runs us, and no
+//!   repository has hooks, alternates, filters or configuration that came with a push;
+//! - what is exported is the raw bytes of blobs: no checkout, no attributes, no end-of-line
+//!   conversion.
+//!
+//! There is no HTTP here: streams of bytes in, streams of bytes out.
+
+mod digests;
+mod durable;
+mod error;
+mod git;
+mod limits;
+mod oid;
+mod read;
+mod receiver;
+mod refs;
+mod repositories;
+
+pub use error::{ExportError, GitError, OpenError, ReadError, RefError, ServeError};
+pub use limits::Limits;
+pub use oid::{Oid, ParseOidError};
+pub use read::{Commit, Log, TreeEntry, TreeEntryKind};
+pub use receiver::{Push, Receiver};
+pub use repositories::{Repositories, Repository};
+
+/// A body on its way, in or out.
+pub type ByteStream = futures_util::stream::BoxStream<'static, std::io::Result<bytes::Bytes>>;
