@@ -238,8 +238,7 @@ fn pem_encode(der: &[u8], label: &str) -> String {
         }
         out.push(letter);
     }
-    out.push_str(&format!("\n-----END {label}-----\n"));
-    out
+    out + "\n-----END " + label + "-----\n"
 }
 
 fn pem_decode(text: &str, label: &'static str) -> Result<Vec<u8>, KeyError> {
@@ -260,7 +259,33 @@ fn pem_decode(text: &str, label: &'static str) -> Result<Vec<u8>, KeyError> {
 mod tests {
     use super::*;
 
-    /// Made once with `openssl genpkey` and `ssh-keygen -l`.
+    /// Keys made once with `openssl genpkey`, fingerprints printed by `ssh-keygen -l`.
+    #[test]
+    fn reads_openssl_keys_and_names_them_as_ssh_does() {
+        let check = |secret: &str, public: &str, keyid: &str| {
+            let secret =
+                SigningKey::from_pem(&format!("-----BEGIN PRIVATE KEY-----\n{secret}-----END PRIVATE KEY-----\n"));
+            let pem = format!("-----BEGIN PUBLIC KEY-----\n{public}-----END PUBLIC KEY-----\n");
+            let public = PublicKey::from_pem(&pem).unwrap();
+            assert_eq!(public.keyid(), keyid);
+            assert_eq!(public.to_pem(), pem);
+            assert_eq!(secret.unwrap().public(), &public);
+        };
+        check(
+            "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgvTIWaKm4Hk+vVYqM\n\
+             2X2KQXB+vptY3WVAuYMTMOcIYuKhRANCAAQAD6If/s6JTe+OXj9lKqyzNbbDu3aB\n\
+             rFp1Dk/9PEh4Td3j2rXGp/8G2f6US8pGiCQnCnza3suJHyJ8uGD/wx5I\n",
+            "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEAA+iH/7OiU3vjl4/ZSqsszW2w7t2\n\
+             gaxadQ5P/TxIeE3d49q1xqf/Btn+lEvKRogkJwp82t7LiR8ifLhg/8MeSA==\n",
+            "SHA256:hezIZcEx3IQoV1k2lYPf7gP/mfj8XAisKs7pAx6GDKs",
+        );
+        check(
+            "MC4CAQAwBQYDK2VwBCIEIBG9FdUY5uz+P2Co7ssLiDSZW+pnsYP33cMECxZ10eMg\n",
+            "MCowBQYDK2VwAyEAZ3IQcUkkCfD5epaOIL+bdg8Tl/ESd+/H6g7beTDRHss=\n",
+            "SHA256:hBOSa74pWAD9NG245hPKDQ5ZPwj6yrJL+LWp3jLd7Bw",
+        );
+    }
+
     #[test]
     fn keeps_keys_through_der_and_pem() {
         for algorithm in [Algorithm::EcdsaP256, Algorithm::Ed25519] {
