@@ -1,0 +1,230 @@
+//! `Cargo.lock`, versions 3 and 4.
+
+use std::collections::BTreeSet;
+
+use adamant_digest::Digest;
+use semver::Version;
+use serde::Deserialize;
+
+/// Longest Cargo.lock read, in bytes.
+const MAX_TEXT: usize = 16 << 20;
+/// Most packages.
+const MAX_PACKAGES: usize = 20_000;
+
+/// A parsed `Cargo.lock`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CargoLock {
+    /// Crates of the crates.io registry, sorted by name and version.
+    pub crates: Vec<Crate>,
+    /// Packages of the workspace itself and path dependencies, sorted by name and version.
+    pub local: Vec<Local>,
+}
+
+/// A crate of the registry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Crate {
+    /// Its name.
+    pub name: String,
+    /// Its version, as Cargo.lock writes it.
+    pub version: String,
+    /// Digest of the `.crate` file.
+    pub checksum: Digest,
+}
+
+/// A package that is part of the source tree.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Local {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// Why a Cargo.lock was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CargoLockError {
+    /// Not TOML, or not of Cargo's shape.
+    #[error("Cargo.lock cannot be read: {0}")]
+    Syntax(String),
+    /// Larger than any real one.
+    #[error("Cargo.lock holds more than {MAX_TEXT} bytes or {MAX_PACKAGES} packages")]
+    TooLarge,
+    /// Versions 1 and 2 keep checksums elsewhere; later ones are unknown.
+    #[error(
+        "Cargo.lock has version {0}, known are 3 and 4: write it again with `cargo generate-lockfile` of a current cargo"
+    )]
+    Version(u64),
+    /// Not a crate name or version.
+    #[error("Cargo.lock: `{0}` is not a crate name and version: run `cargo generate-lockfile`")]
+    BadName(String),
+    /// The same crate twice.
+    #[error("Cargo.lock holds {0} twice: run `cargo generate-lockfile`")]
+    Duplicate(String),
+    /// A dependency from a git repository.
+    #[error(
+        "Cargo.lock: {name} {version} comes from the git repository {source_url}, which cannot be locked yet: depend on a published version or copy it into the project"
+    )]
+    Git {
+        /// The crate.
+        name: String,
+        /// Its version.
+        version: String,
+        /// Where from.
+        source_url: String,
+    },
+    /// A registry that is not crates.io.
+    #[error(
+        "Cargo.lock: {name} {version} comes from {source_url}; only crates.io is known: depend on a published version or copy it into the project"
+    )]
+    Registry {
+        /// The crate.
+        name: String,
+        /// Its version.
+        version: String,
+        /// Where from.
+        source_url: String,
+    },
+    /// A registry crate without a digest.
+    #[error("Cargo.lock: {name} {version} is an input without a digest: run `cargo generate-lockfile`")]
+    NoChecksum {
+        /// The crate.
+        name: String,
+        /// Its version.
+        version: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct File {
+    version: Option<u64>,
+    #[serde(default)]
+    package: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    version: String,
+    source: Option<String>,
+    checksum: Option<String>,
+}
+
+/// Whether `name` is a crate's name; it becomes part of addresses and file names.
+pub(super) fn is_crate_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+    first && name.len() <= 64 && name.bytes().all(inner)
+}
+
+/// Reads a `Cargo.lock`.
+pub fn parse(text: &str) -> Result<CargoLock, CargoLockError> {
+    if text.len() > MAX_TEXT {
+        return Err(CargoLockError::TooLarge);
+    }
+    let file: File =
+        toml::from_str(text).map_err(|error| CargoLockError::Syntax(error.to_string().trim_end().to_owned()))?;
+    if file.package.len() > MAX_PACKAGES {
+        return Err(CargoLockError::TooLarge);
+    }
+    let version = file.version.unwrap_or(1);
+    if !matches!(version, 3 | 4) {
+        return Err(CargoLockError::Version(version));
+    }
+    let mut lock = CargoLock::default();
+    let mut seen = BTreeSet::new();
+    for Package { name, version, source, checksum } in file.package {
+        if !is_crate_name(&name) || version.len() > 100 || Version::parse(&version).is_err() {
+            let shown = format!("{name} {version}").chars().take(100).flat_map(char::escape_debug).collect();
+            return Err(CargoLockError::BadName(shown));
+        }
+        let registry = source.is_some();
+        match source {
+            None => lock.local.push(Local { name: name.clone(), version: version.clone() }),
+            Some(source) if is_crates_io(&source) => {
+                let digest = checksum.as_deref().and_then(|hex| Digest::from_hex(hex).ok());
+                let Some(checksum) = digest else { return Err(CargoLockError::NoChecksum { name, version }) };
+                lock.crates.push(Crate { name: name.clone(), version: version.clone(), checksum });
+            }
+            Some(source_url) if source_url.starts_with("git+") => {
+                return Err(CargoLockError::Git { name, version, source_url: shown(&source_url) });
+            }
+            Some(source_url) => return Err(CargoLockError::Registry { name, version, source_url: shown(&source_url) }),
+        }
+        let id = format!("{name} {version}");
+        if !seen.insert((id.clone(), registry)) {
+            return Err(CargoLockError::Duplicate(id));
+        }
+    }
+    lock.crates.sort();
+    lock.local.sort();
+    Ok(lock)
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_debug).collect()
+}
+
+fn is_crates_io(source: &str) -> bool {
+    matches!(source, "registry+https://github.com/rust-lang/crates.io-index" | "sparse+https://index.crates.io/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUM: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
+    fn package(name: &str, version: &str, source: &str, checksum: &str) -> String {
+        let line =
+            |key: &str, value: &str| if value.is_empty() { String::new() } else { format!("{key} = \"{value}\"\n") };
+        format!(
+            "[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n{}{}\n",
+            line("source", source),
+            line("checksum", checksum)
+        )
+    }
+
+    #[test]
+    fn reads_both_versions() {
+        for version in [3, 4] {
+            let text = format!(
+                "version = {version}\n{}{}{}",
+                package("shop", "0.1.0", "", ""),
+                package("serde", "1.0.1", CRATES_IO, SUM),
+                package("itoa", "1.0.0", "sparse+https://index.crates.io/", SUM),
+            );
+            let lock = parse(&text).unwrap();
+            assert_eq!(lock.local, [Local { name: "shop".into(), version: "0.1.0".into() }]);
+            assert_eq!(lock.crates.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["itoa", "serde"]);
+        }
+    }
+
+    #[test]
+    fn refuses() {
+        let check = |packages: &str, expect: &str| {
+            let error = parse(&format!("version = 4\n{packages}")).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        };
+        check(&package("a", "1.0.0", CRATES_IO, ""), "a 1.0.0 is an input without a digest");
+        check(&package("a", "1.0.0", CRATES_IO, "abc"), "without a digest");
+        check(
+            &package("a", "1.0.0", "git+https://example.org/a#0123", ""),
+            "git repository git+https://example.org/a#0123",
+        );
+        check(&package("a", "1.0.0", "registry+https://example.org/index", SUM), "only crates.io is known");
+        check(&package("../a", "1.0.0", CRATES_IO, SUM), "not a crate name");
+        check(&package("a", "1/../..", CRATES_IO, SUM), "not a crate name");
+        check(&package("a", "1.0.0", CRATES_IO, SUM).repeat(2), "twice");
+        check("[[package]]\nname = 1\n", "cannot be read");
+        assert_eq!(parse("version = 5\n"), Err(CargoLockError::Version(5)));
+        assert_eq!(parse(""), Err(CargoLockError::Version(1)));
+        assert_eq!(parse(&" ".repeat(MAX_TEXT + 1)), Err(CargoLockError::TooLarge));
+    }
+
+    #[test]
+    fn reads_the_lock_of_this_workspace() {
+        let lock = parse(include_str!("../../../../Cargo.lock")).unwrap();
+        assert!(lock.crates.len() > 100 && lock.local.iter().any(|local| local.name == "adamant-recipe"));
+    }
+}
