@@ -137,3 +137,14 @@ impl Source {
         path.rsplit('/').next().unwrap_or_default()
     }
 }
+
+impl Artifact {
+    /// Paths of the native locks the artifact is built from, from the repository's root.
+    pub fn native_locks(&self) -> Vec<String> {
+        match self.template {
+            Template::Cargo if self.path == "." => vec!["Cargo.lock".to_owned()],
+            Template::Cargo => vec![format!("{}/Cargo.lock", self.path)],
+            Template::Make | Template::Command => Vec::new(),
+        }
+    }
+}

@@ -106,6 +106,9 @@ mod tests {
             Digest::of(b"b")
         );
         assert_eq!(lock_digest(&files), Digest::of(text.as_bytes()));
-        assert_eq!(lock_digest(&files).to_string(), "sha256:LOCKS");
+        assert_eq!(
+            lock_digest(&files).to_string(),
+            "sha256:93ef2e2125a4284cda10f456b62eab65eb535c4f51e0e97598f06a9df93f8072"
+        );
     }
 }

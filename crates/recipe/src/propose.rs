@@ -108,10 +108,11 @@ pub fn propose(project: &str, facts: &Facts) -> Option<Proposal> {
 fn directories(facts: &Facts) -> Vec<String> {
     let mut found = vec![".".to_owned()];
     for path in &facts.paths {
-        if let Some((dir, "Makefile" | "GNUmakefile" | "makefile" | "Cargo.toml")) = path.rsplit_once('/') {
-            if !dir.contains('/') && names::relative_path(dir).is_ok() {
-                found.push(dir.to_owned());
-            }
+        if let Some((dir, "Makefile" | "GNUmakefile" | "makefile" | "Cargo.toml")) = path.rsplit_once('/')
+            && !dir.contains('/')
+            && names::relative_path(dir).is_ok()
+        {
+            found.push(dir.to_owned());
         }
     }
     found.sort();

@@ -53,7 +53,7 @@ impl<'i> Document<'i> {
     }
 
     pub(crate) fn root<'d>(&'d self, table: &'d Spanned<DeTable<'i>>) -> Table<'d, 'i> {
-        Table { document: self, table: table.get_ref(), span: 0..0 }
+        Table { document: self, members: table.get_ref(), span: 0..0 }
     }
 
     fn error(&self, span: Range<usize>, message: String) -> RecipeError {
@@ -68,7 +68,7 @@ impl<'i> Document<'i> {
 /// A table being read.
 pub(crate) struct Table<'d, 'i> {
     document: &'d Document<'i>,
-    table: &'d DeTable<'i>,
+    members: &'d DeTable<'i>,
     span: Range<usize>,
 }
 
@@ -87,7 +87,7 @@ impl<'d, 'i> Table<'d, 'i> {
 
     /// An error at the value of `key`, or at the table if it has none.
     pub(crate) fn error_at(&self, key: &str, message: impl Into<String>) -> RecipeError {
-        let span = self.table.get(key).map_or_else(|| self.span.clone(), Spanned::span);
+        let span = self.members.get(key).map_or_else(|| self.span.clone(), Spanned::span);
         self.document.error(span, message.into())
     }
 
@@ -108,12 +108,12 @@ impl<'d, 'i> Table<'d, 'i> {
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {
-        self.table.get(key).is_some()
+        self.members.get(key).is_some()
     }
 
     /// Refuses keys that are not in `known`.
     pub(crate) fn only(&self, known: &[&str]) -> Result<(), RecipeError> {
-        for key in self.table.keys() {
+        for key in self.members.keys() {
             let name = key.get_ref().as_ref();
             if !known.contains(&name) {
                 let fix = match nearest(name, known) {
@@ -131,17 +131,17 @@ impl<'d, 'i> Table<'d, 'i> {
     }
 
     pub(crate) fn string(&self, key: &str) -> Result<Option<&'d str>, RecipeError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
+        let Some(value) = self.members.get(key) else { return Ok(None) };
         value.get_ref().as_str().map(Some).ok_or_else(|| self.wrong(value, key, "a string in double quotes"))
     }
 
     pub(crate) fn boolean(&self, key: &str) -> Result<Option<bool>, RecipeError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
+        let Some(value) = self.members.get(key) else { return Ok(None) };
         value.get_ref().as_bool().map(Some).ok_or_else(|| self.wrong(value, key, "true or false"))
     }
 
     pub(crate) fn integer(&self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, RecipeError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
+        let Some(value) = self.members.get(key) else { return Ok(None) };
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         let number = value.get_ref().as_integer().ok_or_else(|| self.wrong(value, key, &expected))?;
         match i64::from_str_radix(number.as_str(), number.radix()) {
@@ -153,7 +153,7 @@ impl<'d, 'i> Table<'d, 'i> {
     }
 
     pub(crate) fn strings(&self, key: &str, max: usize) -> Result<Option<Vec<Placed<'d>>>, RecipeError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
+        let Some(value) = self.members.get(key) else { return Ok(None) };
         let expected = "a list of strings, `[\"one\", \"two\"]`";
         let list = value.get_ref().as_array().ok_or_else(|| self.wrong(value, key, expected))?;
         if list.len() > max {
@@ -169,32 +169,32 @@ impl<'d, 'i> Table<'d, 'i> {
     /// `{ name = "value" }`, with the places of name and value.
     pub(crate) fn string_map(&self, key: &str, max: usize) -> Result<Vec<(Placed<'d>, Placed<'d>)>, RecipeError> {
         let Some(table) = self.table(key)? else { return Ok(Vec::new()) };
-        if table.table.len() > max {
-            return Err(self.error_at(key, format!("`{key}` has {} members, more than {max}", table.table.len())));
+        if table.members.len() > max {
+            return Err(self.error_at(key, format!("`{key}` has {} members, more than {max}", table.members.len())));
         }
         let pair = |(name, value): (&'d Spanned<std::borrow::Cow<'i, str>>, &'d Spanned<DeValue<'i>>)| {
             let text = value.get_ref().as_str().ok_or_else(|| self.wrong(value, key, "`{ \"name\" = \"value\" }`"))?;
             Ok(((name.get_ref().as_ref(), name.span()), (text, value.span())))
         };
-        table.table.iter().map(pair).collect()
+        table.members.iter().map(pair).collect()
     }
 
     pub(crate) fn table(&self, key: &str) -> Result<Option<Table<'d, 'i>>, RecipeError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
+        let Some(value) = self.members.get(key) else { return Ok(None) };
         let table = value.get_ref().as_table().ok_or_else(|| self.wrong(value, key, &format!("a table, `[{key}]`")))?;
-        Ok(Some(Table { document: self.document, table, span: value.span() }))
+        Ok(Some(Table { document: self.document, members: table, span: value.span() }))
     }
 
     /// All members as tables, in order of their names; keys in `self` are at most `max`.
     pub(crate) fn tables(&self, max: usize) -> Result<Vec<(&'d str, Table<'d, 'i>)>, RecipeError> {
-        if self.table.len() > max {
-            return Err(self.error(format!("{} tables, more than {max}", self.table.len())));
+        if self.members.len() > max {
+            return Err(self.error(format!("{} tables, more than {max}", self.members.len())));
         }
         let mut tables = Vec::new();
-        for (key, value) in self.table {
+        for (key, value) in self.members {
             let name = key.get_ref().as_ref();
             let table = value.get_ref().as_table().ok_or_else(|| self.wrong(value, name, "a table"))?;
-            tables.push((name, Table { document: self.document, table, span: key.span() }));
+            tables.push((name, Table { document: self.document, members: table, span: key.span() }));
         }
         tables.sort_by_key(|(name, _)| *name);
         Ok(tables)
@@ -205,14 +205,14 @@ impl<'d, 'i> Table<'d, 'i> {
         let member = |(key, value): (&'d Spanned<std::borrow::Cow<'i, str>>, &'d Spanned<DeValue<'i>>)| {
             (key.get_ref().as_ref(), key.span(), value.get_ref().is_table())
         };
-        let mut members: Vec<_> = self.table.iter().map(member).collect();
+        let mut members: Vec<_> = self.members.iter().map(member).collect();
         members.sort_by_key(|(name, ..)| *name);
         members
     }
 
     /// `[[key]]`.
     pub(crate) fn tables_of(&self, key: &str, max: usize) -> Result<Vec<Table<'d, 'i>>, RecipeError> {
-        let Some(value) = self.table.get(key) else { return Ok(Vec::new()) };
+        let Some(value) = self.members.get(key) else { return Ok(Vec::new()) };
         let expected = format!("a list of tables, `[[{key}]]`");
         let list = value.get_ref().as_array().ok_or_else(|| self.wrong(value, key, &expected))?;
         if list.len() > max {
@@ -220,7 +220,7 @@ impl<'d, 'i> Table<'d, 'i> {
         }
         let table = |item: &'d Spanned<DeValue<'i>>| {
             let table = item.get_ref().as_table().ok_or_else(|| self.wrong(item, key, &expected))?;
-            Ok(Table { document: self.document, table, span: item.span() })
+            Ok(Table { document: self.document, members: table, span: item.span() })
         };
         list.iter().map(table).collect()
     }

@@ -119,14 +119,9 @@ fn parse_artifact(
     table.only(ARTIFACT_KEYS)?;
     let path = table.check("path", names::relative_path(table.string("path")?.unwrap_or(".")))?;
     let template = parse_template(table, &path, detect)?;
-    let build = match (table.string("build")?, template.build()) {
-        (Some(build), _) => build,
-        (None, Some(build)) => build,
-        (None, None) => {
-            return Err(table.error(format!(
-                "`{name}` has kind \"command\" and no `build`: write the command that makes its files"
-            )));
-        }
+    let Some(build) = table.string("build")?.or(template.build()) else {
+        return Err(table
+            .error(format!("`{name}` has kind \"command\" and no `build`: write the command that makes its files")));
     };
     let fine = !build.trim().is_empty() && build.len() <= MAX_VALUE && !build.contains('\0');
     if !fine {
@@ -224,10 +219,10 @@ fn parse_files(name: &str, table: &Table<'_, '_>) -> Result<BTreeMap<String, Str
 
 fn parse_run(table: &Table<'_, '_>) -> Result<Vec<String>, RecipeError> {
     let list = table.strings("run", MAX_LIST)?.unwrap_or_default();
-    if let Some((program, at)) = list.first() {
-        if !program.starts_with('/') {
-            return Err(table.error_span(at, "the program to run is named by its absolute path in the image"));
-        }
+    if let Some((program, at)) = list.first()
+        && !program.starts_with('/')
+    {
+        return Err(table.error_span(at, "the program to run is named by its absolute path in the image"));
     }
     for (text, at) in &list {
         if text.len() > MAX_VALUE || text.contains('\0') {

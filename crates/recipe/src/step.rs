@@ -185,14 +185,28 @@ mod tests {
             )
         );
         assert_eq!(plain.key(), Digest::of(text.as_bytes()));
-        assert_eq!(plain.key().to_string(), "sha256:KEY1");
+        assert_eq!(plain.key().to_string(), "sha256:c937439c3e11b101c4c1a27fb9ce6e8e4f630d658a793fe58ca2153fe15eca86");
         let with_commit = Step { commit: Some(Commit { id: "9f3c".into(), time: 1_700_000_000 }), ..step() };
-        assert_eq!(with_commit.key().to_string(), "sha256:KEY2");
+        assert_eq!(
+            with_commit.key().to_string(),
+            "sha256:616e10807c71344f334dc1a5446a12b2d337143009f6043c63d17a6a0107061e"
+        );
+    }
+
+    /// The same bytes as the canonical form statements are written in.
+    #[test]
+    fn is_canonical_json() {
+        let mut step = step();
+        step.argv.push("\u{7}\u{8}\t\u{7f}é\u{1f600}/".into());
+        step.outputs.insert("/é".into(), "\u{fb33}".into());
+        let value: Value = serde_json::from_slice(&step.canonical()).unwrap();
+        assert_eq!(adamant_attest::canonical(&value).unwrap(), step.canonical());
     }
 
     #[test]
     fn everything_in_it_is_in_the_key() {
-        let changes: Vec<(&str, fn(&mut Step))> = vec![
+        type Edit = fn(&mut Step);
+        let changes: Vec<(&str, Edit)> = vec![
             ("abi", |s| s.abi = 2),
             ("arch", |s| s.arch = "arm64".into()),
             ("cpus", |s| s.machine.cpus = 3),

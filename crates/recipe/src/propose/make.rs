@@ -42,7 +42,7 @@ pub(super) fn draft(project: &str, dir: &str, facts: &Facts, choices: &mut Vec<C
     let words: BTreeSet<&str> =
         text.split(|c: char| c.is_whitespace() || matches!(c, '=' | '(' | ')' | '{' | '}')).collect();
     let below = |path: &str| dir == "." || path.starts_with(&format!("{dir}/"));
-    let cxx = facts.paths.iter().any(|path| below(path) && (path.ends_with(".cc") || path.ends_with(".cpp")));
+    let cxx = facts.paths.iter().any(|path| below(path) && [".cc", ".cpp"].iter().any(|end| path.ends_with(end)));
     if cxx || words.contains("g++") || words.contains("CXX") {
         toolchain.insert("g++".to_owned());
         runtime.insert("libstdc++6".to_owned());

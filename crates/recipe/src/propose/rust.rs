@@ -66,9 +66,9 @@ fn binary(manifest: &str, facts: &Facts) -> Option<(String, String, String)> {
     }
     let below = format!("{dir}src/bin/");
     let stem = |path: &String| {
-        let stem = path.strip_prefix(&below)?.trim_end_matches("/main.rs").trim_end_matches(".rs");
+        let stem = path.strip_prefix(&below)?.strip_suffix(".rs")?.trim_end_matches("/main");
         plain(stem).then(|| stem.to_owned())
     };
-    let bin = facts.paths.iter().filter(|path| path.ends_with(".rs")).filter_map(stem).min()?;
+    let bin = facts.paths.iter().filter_map(stem).min()?;
     Some((name, bin, format!("first program in {below}")))
 }
