@@ -1,1 +1,27 @@
-//! OCI distribution over a store that never overwrites
+//! The OCI distribution protocol over a store that never overwrites.
+//!
+//! Invariants: a tag is bound to one digest for ever, by one call to the ledger; a manifest is
+//! listed only after its bytes and everything it names are durable; wrong bytes are never sent
+//! to their end. There is no delete and no overwrite here, for nobody.
+//!
+//! What is in a repository is a set of `tag` bindings in the ledger (see `names`), so tags,
+//! pushes by digest and referrers are all rebuilt from facts. Blobs belong to the store as a
+//! whole: whoever may pull may read a blob whose digest they know through any repository, and a
+//! mount succeeds whenever the blob exists. Rights per repository will need a blob to be
+//! reachable from a manifest of the repository it is asked from; that is a question to facts
+//! already kept.
+
+mod access;
+mod body;
+mod damaged;
+mod http;
+mod manifests;
+mod names;
+mod registry;
+mod uploads;
+
+pub use access::Access;
+pub use body::{Body, BodyError};
+pub use manifests::{ListError, Pushed, PutManifestError, ReadManifestError};
+pub use registry::{Clock, Config, Limits, Registry};
+pub use uploads::OpenUploadsError;

@@ -1,0 +1,94 @@
+//! Blobs: end-2.
+
+use adamant_digest::Digest;
+use adamant_oci::{ContentDigest, RepositoryName, media};
+use adamant_store::ReadBlobError;
+use http::{Response, StatusCode, header};
+
+use super::failure::Failure;
+use super::range::{Wanted, wanted};
+use super::{Asked, DIGEST, FOR_EVER, empty, is_known, set};
+use crate::body;
+use crate::{Body, Registry};
+
+/// Up to this length a blob is checked before the first byte is sent, so that damage is an
+/// error response; above, it is found before the last byte, and the connection ends.
+const SMALL: u64 = 1024 * 1024;
+
+impl Registry {
+    pub(super) async fn get_blob(
+        &self,
+        _repository: &RepositoryName,
+        digest: &str,
+        asked: &Asked,
+    ) -> Result<Response<Body>, Failure> {
+        let digest = digest.parse::<ContentDigest>().map_err(Failure::digest)?.sha256()?;
+        let etag = format!("\"{digest}\"");
+        let size = if asked.is_head() { self.blob_size(digest).await } else { self.blobs.size(digest).await };
+        let size = size?.ok_or(ReadBlobError::NotFound(digest))?;
+        let mut response = if is_known(asked, &etag) {
+            empty(StatusCode::NOT_MODIFIED)
+        } else if asked.is_head() {
+            let mut response = Response::new(body::empty());
+            set(&mut response, header::CONTENT_LENGTH, size);
+            response
+        } else {
+            self.send_blob(digest, size, asked, &etag).await?
+        };
+        set(&mut response, header::CONTENT_TYPE, media::OCTET_STREAM);
+        set(&mut response, header::ACCEPT_RANGES, "bytes");
+        set(&mut response, DIGEST, digest);
+        set(&mut response, header::ETAG, etag);
+        set(&mut response, header::CACHE_CONTROL, FOR_EVER);
+        Ok(response)
+    }
+
+    async fn send_blob(&self, digest: Digest, size: u64, asked: &Asked, etag: &str) -> Result<Response<Body>, Failure> {
+        let current = asked.header(header::IF_RANGE).is_none_or(|tag| tag == etag);
+        let range = if current { wanted(asked.header(header::RANGE), size) } else { Wanted::Whole };
+        if range == Wanted::Unsatisfiable {
+            let mut response = empty(StatusCode::RANGE_NOT_SATISFIABLE);
+            set(&mut response, header::CONTENT_RANGE, format!("bytes */{size}"));
+            return Ok(response);
+        }
+        // Damage that is known is an error response, not one more broken connection.
+        if size <= SMALL || self.damaged.contains(digest) {
+            let bytes = self.blobs.get(digest).await.inspect_err(|error| self.note_damage(error))?;
+            self.damaged.remove(digest);
+            let bytes = bytes::Bytes::from(bytes.into_bytes());
+            return Ok(match range {
+                Wanted::Part { start, length } => {
+                    let (from, to) = (index(start), index(start + length));
+                    let part = if to <= bytes.len() { bytes.slice(from..to) } else { bytes };
+                    partial(body::full(part), start, length, size)
+                }
+                _ => whole(body::full(bytes), size),
+            });
+        }
+        let reader = self.blobs.open(digest).await.inspect_err(|error| self.note_damage(error))?;
+        Ok(match range {
+            Wanted::Part { start, length } => {
+                partial(body::range(digest, reader, start, length, self.damaged.clone()), start, length, size)
+            }
+            _ => whole(body::blob(digest, reader, self.damaged.clone()), size),
+        })
+    }
+}
+
+fn whole(body: Body, size: u64) -> Response<Body> {
+    let mut response = Response::new(body);
+    set(&mut response, header::CONTENT_LENGTH, size);
+    response
+}
+
+fn partial(body: Body, start: u64, length: u64, size: u64) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    set(&mut response, header::CONTENT_LENGTH, length);
+    set(&mut response, header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", start + length - 1));
+    response
+}
+
+fn index(length: u64) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
+}

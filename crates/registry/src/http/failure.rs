@@ -1,0 +1,280 @@
+//! Errors as responses: the one place where they get a status and a code.
+
+use adamant_oci::{
+    ErrorBody, ErrorCode, ParseContentDigestError, ParseNameError, ParseReferenceError, ParseTagError, RepositoryName,
+    UnsupportedAlgorithm,
+};
+use adamant_store::{LedgerError, ReadBlobError, WriteBlobError};
+use http::header::{HeaderName, HeaderValue};
+use http::{Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::body::{Body, BodyError};
+use crate::uploads::UploadError;
+use crate::{ListError, PutManifestError, ReadManifestError};
+
+/// A response that is an error. Internal text goes to the log instead.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    code: ErrorCode,
+    message: String,
+    detail: Value,
+    headers: Vec<(HeaderName, String)>,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, code: ErrorCode, message: String, detail: Value) -> Self {
+        Self { status, code, message, detail, headers: Vec::new() }
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn bad(code: ErrorCode, error: &dyn std::fmt::Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, error.to_string(), Value::Null)
+    }
+
+    /// Our own fault: what happened stands in the log.
+    fn internal(error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, "a registry request failed");
+        let message = "the registry could not do this, and its log says why: try again".to_owned();
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message, Value::Null)
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        let message = "credentials are needed, or those that were sent do not hold: log in to this registry".to_owned();
+        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message, Value::Null)
+            .with(header::WWW_AUTHENTICATE, r#"Basic realm="adamant", charset="UTF-8""#)
+    }
+
+    pub(super) fn forbidden(actor: &str) -> Self {
+        let message = format!("{actor} may not push here: ask for a token with the right to push");
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message, Value::Null)
+    }
+
+    pub(super) fn method(allowed: &str) -> Self {
+        let message = format!("this address takes {allowed}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message, Value::Null)
+            .with(header::ALLOW, allowed)
+    }
+
+    pub(super) fn no_delete(repository: &RepositoryName, what: &str) -> Self {
+        let what: String = what.chars().take(140).collect();
+        let message = format!(
+            "`{what}` of {repository} cannot be deleted: what was pushed stays, so that every name keeps its meaning; push a new version under a new tag instead"
+        );
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message, Value::Null)
+            .with(header::ALLOW, "GET, HEAD, PUT")
+    }
+
+    pub(super) fn name(error: ParseNameError) -> Self {
+        Self::bad(ErrorCode::NameInvalid, &error)
+    }
+
+    pub(super) fn tag(error: ParseTagError) -> Self {
+        Self::bad(ErrorCode::TagInvalid, &error)
+    }
+
+    pub(super) fn digest(error: ParseContentDigestError) -> Self {
+        Self::bad(ErrorCode::DigestInvalid, &error)
+    }
+
+    pub(super) fn unknown_manifest(message: String) -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message, Value::Null)
+    }
+
+    pub(super) fn into_response(self) -> Response<Body> {
+        let text = ErrorBody::new(self.code, self.message, self.detail).to_json();
+        let mut response = super::json(text);
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        for (name, value) in self.headers {
+            super::set(&mut response, name, value);
+        }
+        response
+    }
+}
+
+impl From<UnsupportedAlgorithm> for Failure {
+    fn from(error: UnsupportedAlgorithm) -> Self {
+        Self::bad(ErrorCode::DigestInvalid, &error)
+    }
+}
+
+impl From<ParseReferenceError> for Failure {
+    fn from(error: ParseReferenceError) -> Self {
+        match error {
+            ParseReferenceError::Tag(error) => Self::tag(error),
+            ParseReferenceError::Digest(error) => Self::digest(error),
+        }
+    }
+}
+
+impl From<ReadBlobError> for Failure {
+    fn from(error: ReadBlobError) -> Self {
+        match &error {
+            ReadBlobError::NotFound(_) => {
+                Self::new(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, error.to_string(), Value::Null)
+            }
+            ReadBlobError::Corrupt { digest, .. } => {
+                tracing::error!(%error, "a damaged blob was asked for");
+                let message = format!(
+                    "the stored bytes of {digest} are damaged and are not served: push the same content again to heal it"
+                );
+                let detail = json!({"digest": digest.to_string()});
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message, detail)
+            }
+            ReadBlobError::Io { .. } => Self::internal(&error),
+        }
+    }
+}
+
+impl From<WriteBlobError> for Failure {
+    fn from(error: WriteBlobError) -> Self {
+        match &error {
+            WriteBlobError::Mismatch(mismatch) => {
+                let detail = json!({"expected": mismatch.expected.to_string(), "found": mismatch.found.to_string()});
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, error.to_string(), detail)
+            }
+            WriteBlobError::Io(source) => Self::io(source),
+        }
+    }
+}
+
+impl Failure {
+    fn io(error: &std::io::Error) -> Self {
+        if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+            tracing::error!(%error, "the store is full");
+            let message = "the registry's disk is full: free space on its host, then push again".to_owned();
+            return Self::new(StatusCode::INSUFFICIENT_STORAGE, ErrorCode::Unavailable, message, Value::Null);
+        }
+        Self::internal(error)
+    }
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Unavailable(_) => {
+                tracing::error!(%error, "the ledger is not available");
+                let message = "the ledger is not available: try again later".to_owned();
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message, Value::Null)
+                    .with(header::RETRY_AFTER, "5")
+            }
+            LedgerError::Damaged(_) | LedgerError::Newer { .. } => Self::internal(&error),
+        }
+    }
+}
+
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Self {
+        let status = match error {
+            BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+            BodyError::Idle(_) => StatusCode::REQUEST_TIMEOUT,
+        };
+        Self::new(status, ErrorCode::SizeInvalid, error.to_string(), Value::Null)
+    }
+}
+
+impl From<UploadError> for Failure {
+    fn from(error: UploadError) -> Self {
+        let (status, code) = match &error {
+            UploadError::Unknown(_) => (StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown),
+            UploadError::Busy(_) | UploadError::TooMany { .. } | UploadError::Full { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
+            }
+            UploadError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
+            UploadError::OutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::BlobUploadInvalid),
+            UploadError::WrongLength { .. } => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
+            UploadError::Io(source) => return Self::io(source),
+            UploadError::Body(_) | UploadError::Write(_) => {
+                return match error {
+                    UploadError::Body(source) => source.into(),
+                    UploadError::Write(source) => source.into(),
+                    other => Self::internal(&other),
+                };
+            }
+        };
+        let failure = Self::new(status, code, error.to_string(), Value::Null);
+        if status == StatusCode::TOO_MANY_REQUESTS { failure.with(header::RETRY_AFTER, "5") } else { failure }
+    }
+}
+
+impl From<PutManifestError> for Failure {
+    fn from(error: PutManifestError) -> Self {
+        let text = error.to_string();
+        match error {
+            PutManifestError::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::ManifestInvalid, text, Value::Null)
+            }
+            PutManifestError::Manifest(_) | PutManifestError::MediaType { .. } => {
+                Self::bad(ErrorCode::ManifestInvalid, &text)
+            }
+            PutManifestError::Unsupported(error) => error.into(),
+            PutManifestError::Missing { digest, .. } => {
+                let detail = json!({"digest": digest.to_string()});
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown, text, detail)
+            }
+            PutManifestError::Size { .. } => Self::bad(ErrorCode::SizeInvalid, &text),
+            PutManifestError::Conflict(conflict) => Self::conflict(&conflict),
+            PutManifestError::Append { source: adamant_store::AppendError::Ledger(error), .. }
+            | PutManifestError::Ledger(error) => error.into(),
+            PutManifestError::Append { .. } => Self::internal(&text),
+            PutManifestError::Read(error) => error.into(),
+            PutManifestError::Write(error) => error.into(),
+        }
+    }
+}
+
+impl Failure {
+    /// Docker's clients print "tag invalid:" and the message, as they do for the registries
+    /// that know immutable tags.
+    fn conflict(conflict: &adamant_store::Conflict) -> Self {
+        let adamant_store::Conflict { name, bound, offered, .. } = conflict;
+        let message = format!(
+            "`{name}` is bound to {} for ever, by {} at {}; {offered} was not pushed to it: push it under a new tag, or push and deploy it by digest",
+            bound.digest, bound.by, bound.at
+        );
+        let detail = json!({
+            "name": name,
+            "bound": {
+                "digest": bound.digest.to_string(),
+                "by": bound.by,
+                "at": bound.at,
+                "entry": bound.index,
+            },
+            "offered": offered.to_string(),
+        });
+        Self::new(StatusCode::CONFLICT, ErrorCode::TagInvalid, message, detail)
+    }
+}
+
+impl From<ReadManifestError> for Failure {
+    fn from(error: ReadManifestError) -> Self {
+        match error {
+            ReadManifestError::Unknown { .. } => Self::unknown_manifest(error.to_string()),
+            ReadManifestError::Unsupported(error) => error.into(),
+            ReadManifestError::Ledger(error) => error.into(),
+            // Bound but not stored: nothing a client did can lead here.
+            ReadManifestError::Blob(ReadBlobError::NotFound(_)) | ReadManifestError::Manifest { .. } => {
+                Self::internal(&error)
+            }
+            ReadManifestError::Blob(error) => error.into(),
+        }
+    }
+}
+
+impl From<ListError> for Failure {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::UnknownRepository(_) => {
+                Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, error.to_string(), Value::Null)
+            }
+            ListError::Ledger(error) => error.into(),
+            ListError::Manifest(error) => error.into(),
+        }
+    }
+}

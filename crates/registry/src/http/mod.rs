@@ -1,0 +1,164 @@
+//! The protocol: `/v2/`. Spec: distribution-spec 1.1.
+
+mod blobs;
+mod failure;
+mod listings;
+mod manifests;
+mod range;
+mod route;
+mod uploads;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, header};
+
+use self::failure::Failure;
+use self::route::{Query, Route, Target};
+use crate::access::{Decision, Right};
+use crate::body::{self, Incoming};
+use crate::{Access, Body, Registry};
+
+const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// What a request asks, taken apart.
+pub(crate) struct Asked {
+    method: Method,
+    headers: HeaderMap,
+    query: Query,
+    actor: String,
+    body: Incoming,
+}
+
+impl Asked {
+    fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+impl Registry {
+    /// Answers a request below `/v2/`. Whoever calls bounds the number of connections, the
+    /// length of headers and the time of a whole request; bodies are bounded here.
+    pub async fn handle<B>(&self, request: Request<B>, access: Access) -> Response<Body>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        let body = Incoming::new(body, self.limits.idle);
+        let is_head = head.method == Method::HEAD;
+        let mut response = self.answer(head, body, access).await.unwrap_or_else(Failure::into_response);
+        if is_head {
+            // The lengths stand in the headers already.
+            *response.body_mut() = body::empty();
+        }
+        let headers = response.headers_mut();
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+
+    async fn answer(
+        &self,
+        head: http::request::Parts,
+        body: Incoming,
+        access: Access,
+    ) -> Result<Response<Body>, Failure> {
+        let reads = matches!(head.method, Method::GET | Method::HEAD);
+        // A delete never happens, so it needs no more than a look at the reason.
+        let right = if reads || head.method == Method::DELETE && !route::is_upload(head.uri.path()) {
+            Right::Pull
+        } else {
+            Right::Push
+        };
+        let actor = match access.decide(right) {
+            Decision::Allowed(actor) => actor,
+            Decision::Unauthorized => return Err(Failure::unauthorized()),
+            Decision::Forbidden(actor) => return Err(Failure::forbidden(&actor)),
+        };
+        let Route { repository, target } = match Route::parse(head.uri.path())? {
+            route::Parsed::Base => return base(&head.method),
+            route::Parsed::Catalog => {
+                let query = Query::parse(head.uri.query().unwrap_or_default())?;
+                return match head.method {
+                    Method::GET | Method::HEAD => self.catalog(&query).await,
+                    _ => Err(Failure::method("GET, HEAD")),
+                };
+            }
+            route::Parsed::Repository(route) => route,
+        };
+        let query = Query::parse(head.uri.query().unwrap_or_default())?;
+        let asked = Asked { method: head.method, headers: head.headers, query, actor, body };
+        match (target, asked.method.as_str()) {
+            (Target::Manifest(reference), "GET" | "HEAD") => self.get_manifest(&repository, &reference, &asked).await,
+            (Target::Manifest(reference), "PUT") => self.put_manifest_request(&repository, &reference, asked).await,
+            (Target::Manifest(reference), "DELETE") => Err(Failure::no_delete(&repository, &reference)),
+            (Target::Manifest(_), _) => Err(Failure::method("GET, HEAD, PUT")),
+            (Target::Blob(digest), "GET" | "HEAD") => self.get_blob(&repository, &digest, &asked).await,
+            (Target::Blob(digest), "DELETE") => Err(Failure::no_delete(&repository, &digest)),
+            (Target::Blob(_), _) => Err(Failure::method("GET, HEAD")),
+            (Target::Uploads, "POST") => self.post_upload(&repository, asked).await,
+            (Target::Uploads, _) => Err(Failure::method("POST")),
+            (Target::Upload(id), "GET" | "HEAD") => self.upload_status(&repository, &id).await,
+            (Target::Upload(id), "PATCH") => self.patch_upload(&repository, &id, asked).await,
+            (Target::Upload(id), "PUT") => self.put_upload(&repository, &id, asked).await,
+            (Target::Upload(id), "DELETE") => self.cancel_upload(&repository, &id).await,
+            (Target::Upload(_), _) => Err(Failure::method("GET, HEAD, PATCH, PUT, DELETE")),
+            (Target::Tags, "GET" | "HEAD") => self.list_tags(&repository, &asked.query).await,
+            (Target::Tags, _) => Err(Failure::method("GET, HEAD")),
+            (Target::Referrers(digest), "GET" | "HEAD") => self.list_referrers(&repository, &digest, &asked).await,
+            (Target::Referrers(_), _) => Err(Failure::method("GET, HEAD")),
+        }
+    }
+}
+
+/// end-1: says that this is a registry.
+fn base(method: &Method) -> Result<Response<Body>, Failure> {
+    match *method {
+        Method::GET | Method::HEAD => Ok(json("{}".to_owned())),
+        _ => Err(Failure::method("GET, HEAD")),
+    }
+}
+
+fn json(text: String) -> Response<Body> {
+    let length = text.len();
+    let mut response = Response::new(body::full(text));
+    set(&mut response, header::CONTENT_TYPE, "application/json");
+    set(&mut response, header::CONTENT_LENGTH, length);
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = status;
+    if status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED {
+        set(&mut response, header::CONTENT_LENGTH, 0);
+    }
+    response
+}
+
+/// Sets a header to a text made here. What cannot stand in a header is left out; nothing made
+/// here contains such bytes.
+fn set(response: &mut Response<Body>, name: HeaderName, value: impl std::fmt::Display) {
+    if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+/// Whether `If-None-Match` names `etag` (RFC 9110, 13.1.2, weak comparison).
+fn is_known(asked: &Asked, etag: &str) -> bool {
+    asked.headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+    })
+}
+
+/// Content that a digest names never changes.
+const FOR_EVER: &str = "private, max-age=31536000, immutable";
+/// What a tag names does not change either, but the tag may be known only later, or be erased.
+const ASK_AGAIN: &str = "no-cache";

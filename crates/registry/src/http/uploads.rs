@@ -1,0 +1,141 @@
+//! Uploads: end-4, end-5, end-6, end-11, end-13 and end-14.
+
+use adamant_digest::Digest;
+use adamant_oci::{ContentDigest, ErrorCode, RepositoryName};
+use http::{Response, StatusCode, header};
+use serde_json::Value;
+
+use super::failure::Failure;
+use super::{Asked, DIGEST, UPLOAD_ID, empty, range, set};
+use crate::uploads::{self, Chunk, UploadError};
+use crate::{Body, Registry};
+
+impl Registry {
+    /// Begins an upload, takes a whole blob (`digest`), or mounts one (`mount`).
+    pub(super) async fn post_upload(
+        &self,
+        repository: &RepositoryName,
+        mut asked: Asked,
+    ) -> Result<Response<Body>, Failure> {
+        if let Some(mount) = asked.query.value("mount") {
+            let digest = mount.parse::<ContentDigest>().map_err(Failure::digest)?.sha256()?;
+            // `from` is a hint: blobs belong to the store as a whole.
+            if self.blob_size(digest).await?.is_some() {
+                return Ok(created(repository, digest));
+            }
+        } else if asked.query.value("digest").is_some() {
+            let digest = wanted_digest(&asked)?;
+            let upload = self.blobs.upload().await?;
+            uploads::receive(upload, None, &mut asked.body, digest, &self.limits).await?;
+            self.damaged.remove(digest);
+            return Ok(created(repository, digest));
+        }
+        let id = self.uploads.start(repository).await?;
+        Ok(under_way(StatusCode::ACCEPTED, repository, &id, 0))
+    }
+
+    pub(super) async fn upload_status(&self, repository: &RepositoryName, id: &str) -> Result<Response<Body>, Failure> {
+        let held = self.uploads.take(repository, id).await?;
+        Ok(under_way(StatusCode::NO_CONTENT, repository, id, held.length()))
+    }
+
+    pub(super) async fn patch_upload(
+        &self,
+        repository: &RepositoryName,
+        id: &str,
+        mut asked: Asked,
+    ) -> Result<Response<Body>, Failure> {
+        let chunk = announced(&asked)?;
+        let held = self.uploads.take(repository, id).await?;
+        let length = held.length();
+        let held = self
+            .uploads
+            .append(held, chunk, &mut asked.body)
+            .await
+            .map_err(|error| with_place(error, repository, id, length))?;
+        Ok(under_way(StatusCode::ACCEPTED, repository, id, held.length()))
+    }
+
+    pub(super) async fn put_upload(
+        &self,
+        repository: &RepositoryName,
+        id: &str,
+        mut asked: Asked,
+    ) -> Result<Response<Body>, Failure> {
+        let digest = wanted_digest(&asked)?;
+        // An empty last chunk has no range; clients that send one anyway mean nothing by it.
+        let empty = asked.header(header::CONTENT_LENGTH) == Some("0");
+        let chunk = if empty { None } else { announced(&asked)? };
+        let held = self.uploads.take(repository, id).await?;
+        let length = held.length();
+        self.uploads
+            .finish(held, chunk, &mut asked.body, digest, &*self.blobs)
+            .await
+            .map_err(|error| with_place(error, repository, id, length))?;
+        self.damaged.remove(digest);
+        Ok(created(repository, digest))
+    }
+
+    pub(super) async fn cancel_upload(&self, repository: &RepositoryName, id: &str) -> Result<Response<Body>, Failure> {
+        let held = self.uploads.take(repository, id).await?;
+        self.uploads.remove(held).await;
+        Ok(empty(StatusCode::NO_CONTENT))
+    }
+}
+
+fn wanted_digest(asked: &Asked) -> Result<Digest, Failure> {
+    let text = asked.query.value("digest").ok_or_else(|| {
+        let message = "the digest of the blob is missing: finish the upload with `?digest=sha256:…`".to_owned();
+        Failure::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message, Value::Null)
+    })?;
+    Ok(text.parse::<ContentDigest>().map_err(Failure::digest)?.sha256()?)
+}
+
+/// The place of a chunk, if the client says one; a stream has none.
+fn announced(asked: &Asked) -> Result<Option<Chunk>, Failure> {
+    let Some(value) = asked.headers.get(header::CONTENT_RANGE) else { return Ok(None) };
+    let bad =
+        |message: String| Failure::new(StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid, message, Value::Null);
+    let chunk = value.to_str().ok().and_then(range::chunk);
+    let chunk = chunk.ok_or_else(|| bad("the Content-Range is malformed: expected `<start>-<end>`".to_owned()))?;
+    match asked.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok()) {
+        Some(length) if length != chunk.length => {
+            Err(bad(format!("the Content-Range holds {} bytes, the Content-Length is {length}", chunk.length)))
+        }
+        _ => Ok(Some(chunk)),
+    }
+}
+
+/// A chunk out of order is told where the next one must start.
+fn with_place(error: UploadError, repository: &RepositoryName, id: &str, length: u64) -> Failure {
+    let out_of_order = matches!(error, UploadError::OutOfOrder { .. });
+    let failure = Failure::from(error);
+    if !out_of_order {
+        return failure;
+    }
+    failure.with(header::RANGE, received(length)).with(header::LOCATION, location(repository, id)).with(UPLOAD_ID, id)
+}
+
+fn under_way(status: StatusCode, repository: &RepositoryName, id: &str, length: u64) -> Response<Body> {
+    let mut response = empty(status);
+    set(&mut response, header::LOCATION, location(repository, id));
+    set(&mut response, header::RANGE, received(length));
+    set(&mut response, UPLOAD_ID, id);
+    response
+}
+
+fn created(repository: &RepositoryName, digest: Digest) -> Response<Body> {
+    let mut response = empty(StatusCode::CREATED);
+    set(&mut response, header::LOCATION, format!("/v2/{repository}/blobs/{digest}"));
+    set(&mut response, DIGEST, digest);
+    response
+}
+
+fn location(repository: &RepositoryName, id: &str) -> String {
+    format!("/v2/{repository}/blobs/uploads/{id}")
+}
+
+/// The last byte received is inclusive, so nothing looks like one byte; every registry has this.
+fn received(length: u64) -> String {
+    format!("0-{}", length.saturating_sub(1))
+}

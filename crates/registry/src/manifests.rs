@@ -1,0 +1,340 @@
+//! Manifests, tags and referrers: what the ledger and the store say of a repository.
+
+use std::collections::BTreeMap;
+
+use adamant_attest::predicate::{Binding, BindingKind, Predicate, Role};
+use adamant_digest::Digest;
+use adamant_oci::{
+    Content, ContentDigest, Descriptor, Manifest, ManifestError, Reference, RepositoryName, Tag, UnsupportedAlgorithm,
+    media,
+};
+use adamant_store::{AppendError, Bound, Conflict, Fact, LedgerError, ReadBlobError, Subject, WriteBlobError};
+use serde_json::json;
+
+use crate::{Registry, names};
+
+/// A manifest that is in a repository now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// Its digest.
+    pub digest: Digest,
+    /// The manifest it refers to, if any.
+    pub subject: Option<Digest>,
+    /// False if all of it was there before and no fact was written.
+    pub new: bool,
+}
+
+/// Why a manifest was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PutManifestError {
+    /// Longer than the limit.
+    #[error("the manifest is longer than {limit} bytes: move what is large into blobs")]
+    TooLarge {
+        /// In bytes.
+        limit: usize,
+    },
+    /// It cannot be read.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The client calls it something else than its bytes do.
+    #[error("the manifest was sent as `{declared}` but is of type `{found}`: send its own type")]
+    MediaType {
+        /// The request's `Content-Type`.
+        declared: String,
+        /// What the bytes say.
+        found: &'static str,
+    },
+    /// It names content by an algorithm that is not checked here.
+    #[error(transparent)]
+    Unsupported(#[from] UnsupportedAlgorithm),
+    /// It names something that is not here.
+    #[error("the manifest names {what} {digest}, which {repository} does not have: push it first")]
+    Missing {
+        /// `blob` or `manifest`.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
+        /// Where it was looked for.
+        repository: RepositoryName,
+    },
+    /// It names something by a wrong size.
+    #[error("the manifest says that {digest} has {declared} bytes, but it has {found}")]
+    Size {
+        /// The digest.
+        digest: Digest,
+        /// What the manifest says, in bytes.
+        declared: u64,
+        /// Its length in bytes.
+        found: u64,
+    },
+    /// The tag is bound to another manifest.
+    #[error(transparent)]
+    Conflict(Box<Conflict>),
+    /// The ledger cannot write the fact.
+    #[error("the push of {name} cannot be recorded: {source}")]
+    Append {
+        /// `repository:tag` or `repository@digest`.
+        name: String,
+        /// Why.
+        #[source]
+        source: AppendError,
+    },
+    /// The ledger cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadBlobError),
+    /// The store cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteBlobError),
+}
+
+/// Why a manifest was not found or not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadManifestError {
+    /// Not in this repository.
+    #[error("{repository} has no manifest `{reference}`")]
+    Unknown {
+        /// The repository.
+        repository: RepositoryName,
+        /// Tag or digest.
+        reference: Reference,
+    },
+    /// Asked for by an algorithm that nothing is named by here.
+    #[error(transparent)]
+    Unsupported(#[from] UnsupportedAlgorithm),
+    /// The ledger cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The bytes cannot be read.
+    #[error(transparent)]
+    Blob(#[from] ReadBlobError),
+    /// The bytes are right and no manifest: bound by another version of this program.
+    #[error("{digest} is bound as a manifest and is none: {source}")]
+    Manifest {
+        /// The digest.
+        digest: Digest,
+        /// What is wrong with it.
+        #[source]
+        source: ManifestError,
+    },
+}
+
+/// Why a listing was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// Nothing was ever pushed there.
+    #[error("there is no repository `{0}`: push something to it to make it")]
+    UnknownRepository(RepositoryName),
+    /// The ledger cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A manifest that must be described cannot be read.
+    #[error(transparent)]
+    Manifest(#[from] ReadManifestError),
+}
+
+impl Registry {
+    /// Puts a manifest into a repository and, if `tag` is given, binds the tag to it, in one
+    /// append. Whatever the manifest names must be there already, except its subject.
+    /// Idempotent: the same manifest under the same tag writes nothing; the bytes are compared
+    /// with what is stored and heal it if it is damaged. Durable on return.
+    pub async fn put_manifest(
+        &self,
+        repository: &RepositoryName,
+        tag: Option<&Tag>,
+        media_type: Option<&str>,
+        bytes: Vec<u8>,
+        by: &str,
+    ) -> Result<Pushed, PutManifestError> {
+        if bytes.len() > self.limits.manifest_bytes {
+            return Err(PutManifestError::TooLarge { limit: self.limits.manifest_bytes });
+        }
+        let manifest = Manifest::parse(bytes)?;
+        let found = manifest.kind().media_type();
+        if let Some(declared) = media_type.filter(|declared| !declared.eq_ignore_ascii_case(found)) {
+            return Err(PutManifestError::MediaType { declared: declared.chars().take(100).collect(), found });
+        }
+        let digest = manifest.digest();
+        let subject = manifest.meta().subject.as_ref().map(|subject| subject.digest.sha256()).transpose()?;
+
+        let decisive = tag.map_or_else(|| names::member(repository, digest), |tag| names::tag(repository, tag));
+        let bound = self.ledger.binding(BindingKind::Tag, &decisive).await?;
+        match bound {
+            // Every binding of a tag was made with those of its manifest, which was whole then.
+            Some(Bound { digest: same, .. }) if same == digest => {
+                self.put_blob(manifest.bytes()).await?;
+                return Ok(Pushed { digest, subject, new: false });
+            }
+            // Lost already: the append below only records the divergence, so keep no bytes.
+            Some(_) => {}
+            None => {
+                self.check_content(repository, &manifest).await?;
+                self.put_blob(manifest.bytes()).await?;
+            }
+        }
+
+        let facts = self::facts(repository, tag, &manifest, subject, by);
+        match self.ledger.append(facts).await {
+            Ok(receipts) => Ok(Pushed { digest, subject, new: receipts.iter().any(|receipt| receipt.new) }),
+            Err(AppendError::Conflict(conflict)) => Err(PutManifestError::Conflict(conflict)),
+            Err(source) => Err(PutManifestError::Append { name: decisive, source }),
+        }
+    }
+
+    async fn check_content(&self, repository: &RepositoryName, manifest: &Manifest) -> Result<(), PutManifestError> {
+        let mut seen = BTreeMap::new();
+        let (blobs, children): (Vec<&Descriptor>, &[Descriptor]) = match manifest.content() {
+            Content::Image { config, layers } => {
+                let kept = layers.iter().filter(|layer| !media::is_non_distributable(&layer.media_type));
+                (std::iter::once(&**config).chain(kept).collect(), &[])
+            }
+            Content::Index { manifests } => (Vec::new(), manifests),
+        };
+        for descriptor in blobs.into_iter().chain(children) {
+            let digest = descriptor.digest.sha256()?;
+            if seen.insert(digest, descriptor.size) == Some(descriptor.size) {
+                continue;
+            }
+            let what = if media::is_manifest(&descriptor.media_type) { "manifest" } else { "blob" };
+            let missing = || PutManifestError::Missing { what, digest, repository: repository.clone() };
+            if what == "manifest" && manifest.kind().is_index() {
+                let member = names::member(repository, digest);
+                self.ledger.binding(BindingKind::Tag, &member).await?.ok_or_else(missing)?;
+            }
+            let found = self.blob_size(digest).await?.ok_or_else(missing)?;
+            if found != descriptor.size {
+                return Err(PutManifestError::Size { digest, declared: descriptor.size, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of a manifest of a repository.
+    pub async fn resolve(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Digest, ReadManifestError> {
+        let name = match reference {
+            Reference::Tag(tag) => names::tag(repository, tag),
+            Reference::Digest(digest) => names::member(repository, digest.sha256()?),
+        };
+        let bound = self.ledger.binding(BindingKind::Tag, &name).await?;
+        bound
+            .map(|bound| bound.digest)
+            .ok_or_else(|| ReadManifestError::Unknown { repository: repository.clone(), reference: reference.clone() })
+    }
+
+    /// A manifest of a repository, its bytes checked.
+    pub async fn read_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Manifest, ReadManifestError> {
+        let digest = self.resolve(repository, reference).await?;
+        self.manifest(digest).await
+    }
+
+    async fn manifest(&self, digest: Digest) -> Result<Manifest, ReadManifestError> {
+        let bytes = self.blobs.get(digest).await.inspect_err(|error| self.note_damage(error))?;
+        Manifest::from_verified(bytes).map_err(|source| ReadManifestError::Manifest { digest, source })
+    }
+
+    /// Tags of a repository that sort after `after` (bytewise), at most `limit`.
+    pub async fn tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, ListError> {
+        let prefix = names::tags(repository);
+        let start = after.map(|tag| format!("{prefix}{tag}")).unwrap_or_default();
+        let bound = self.ledger.bindings(BindingKind::Tag, &prefix, &start, limit).await?;
+        if bound.is_empty() && !self.exists(repository).await? {
+            return Err(ListError::UnknownRepository(repository.clone()));
+        }
+        Ok(bound.into_iter().map(|(name, _)| name[prefix.len()..].to_owned()).collect())
+    }
+
+    async fn exists(&self, repository: &RepositoryName) -> Result<bool, LedgerError> {
+        let members = names::members(repository);
+        Ok(!self.ledger.bindings(BindingKind::Tag, &members, "", 1).await?.is_empty())
+    }
+
+    /// Repositories after `after`, at most `limit`: one look-up each, however many tags they
+    /// have. The order is that of their first names in the ledger: `a-b` comes before `a`.
+    pub async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, ListError> {
+        let mut found = Vec::new();
+        let mut start = after.map(names::after).unwrap_or_default();
+        while found.len() < limit {
+            let next = self.ledger.bindings(BindingKind::Tag, "", &start, 1).await?;
+            let Some((name, _)) = next.first() else { break };
+            let repository = names::repository(name);
+            start = names::after(repository);
+            found.push(repository.to_owned());
+        }
+        Ok(found)
+    }
+
+    /// Manifests of a repository that name `subject`, each with its descriptor, in the order of
+    /// their digests: those after `after`, at most `limit` before the filter by type. The
+    /// second value is the digest to go on after, if there are more.
+    pub async fn referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: Digest,
+        artifact_type: Option<&str>,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> Result<(Vec<Descriptor>, Option<Digest>), ListError> {
+        let prefix = names::referrers(repository, subject);
+        let start = after.map(|digest| format!("{prefix}{digest}")).unwrap_or_default();
+        let bound = self.ledger.bindings(BindingKind::Tag, &prefix, &start, limit.saturating_add(1)).await?;
+        let more = bound.len() > limit;
+        let mut descriptors = Vec::new();
+        let mut last = None;
+        for (_, bound) in bound.into_iter().take(limit) {
+            last = Some(bound.digest);
+            let descriptor = self.manifest(bound.digest).await?.referrer();
+            if artifact_type.is_none_or(|wanted| descriptor.artifact_type.as_deref() == Some(wanted)) {
+                descriptors.push(descriptor);
+            }
+        }
+        Ok((descriptors, last.filter(|_| more)))
+    }
+}
+
+/// What becomes true with a push. The tag is last: only it can be in conflict, and then none of
+/// it is recorded.
+fn facts(
+    repository: &RepositoryName,
+    tag: Option<&Tag>,
+    manifest: &Manifest,
+    subject: Option<Digest>,
+    by: &str,
+) -> Vec<Fact> {
+    let digest = manifest.digest();
+    let mut detail = json!({"mediaType": manifest.kind().media_type(), "size": manifest.size()});
+    if let Some(subject) = subject {
+        detail["subject"] = json!(ContentDigest::from(subject).to_string());
+    }
+    let fact = |name: String, about: Option<Subject>| Fact {
+        role: Role::Control,
+        subject: std::iter::once(Subject { name: name.clone(), digest }).chain(about).collect(),
+        predicate: Predicate::Binding(Binding {
+            kind: BindingKind::Tag,
+            name,
+            digest,
+            by: by.to_owned(),
+            detail: detail.clone(),
+        }),
+        chain: None,
+    };
+    let about = subject.map(|digest| Subject { name: "subject".to_owned(), digest });
+    std::iter::once(fact(names::member(repository, digest), None))
+        .chain(subject.map(|subject| fact(names::referrer(repository, subject, digest), about)))
+        .chain(tag.map(|tag| fact(names::tag(repository, tag), None)))
+        .collect()
+}

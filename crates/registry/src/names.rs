@@ -1,0 +1,66 @@
+//! How a repository stands in the ledger: three forms of `tag` bindings. A repository name has
+//! neither `:` nor `@`, so the forms cannot be mistaken for one another.
+//!
+//! - `repository:tag` → manifest: the tag.
+//! - `repository@digest` → the same digest: the manifest was pushed to the repository. Made in
+//!   the same append as the tag, so every manifest of a repository has it.
+//! - `repository@subject/referrers/digest` → the same digest: the manifest names that subject.
+
+use adamant_digest::Digest;
+use adamant_oci::{RepositoryName, Tag};
+
+pub(crate) fn tag(repository: &RepositoryName, tag: &Tag) -> String {
+    format!("{repository}:{tag}")
+}
+
+pub(crate) fn tags(repository: &RepositoryName) -> String {
+    format!("{repository}:")
+}
+
+pub(crate) fn member(repository: &RepositoryName, digest: Digest) -> String {
+    format!("{repository}@{digest}")
+}
+
+pub(crate) fn members(repository: &RepositoryName) -> String {
+    format!("{repository}@")
+}
+
+pub(crate) fn referrer(repository: &RepositoryName, subject: Digest, digest: Digest) -> String {
+    format!("{}{digest}", referrers(repository, subject))
+}
+
+pub(crate) fn referrers(repository: &RepositoryName, subject: Digest) -> String {
+    format!("{repository}@{subject}/referrers/")
+}
+
+/// The repository of any of the three forms.
+pub(crate) fn repository(name: &str) -> &str {
+    name.split([':', '@']).next().unwrap_or(name)
+}
+
+/// Sorts after every name of `repository` and before those of the next one: `~` is above all
+/// that can follow `@`, and no separator of a longer repository name lies between `:` and `@`.
+pub(crate) fn after(repository: &str) -> String {
+    format!("{repository}@~")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_told_apart() {
+        let name: RepositoryName = "a/b".parse().unwrap();
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let all = [tag(&name, &"v".parse().unwrap()), member(&name, one), referrer(&name, one, two)];
+        for text in &all {
+            assert_eq!(repository(text), "a/b");
+            assert!(*text < after("a/b"));
+        }
+        assert!(!member(&name, one).starts_with(&tags(&name)));
+        assert!(!member(&name, one).starts_with(&referrers(&name, one)));
+        for next in ["a/b_c:v", "a/ba:v"] {
+            assert!(*next > *after("a/b"), "{next}");
+        }
+    }
+}

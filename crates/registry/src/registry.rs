@@ -1,0 +1,109 @@
+//! The registry and its bounds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use adamant_digest::{Digest, Verified};
+use adamant_store::{BlobStore, Ledger, ReadBlobError, WriteBlobError};
+
+use crate::damaged::Damaged;
+use crate::uploads::{OpenUploadsError, Uploads};
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// What a registry must be told.
+#[derive(Clone)]
+pub struct Config {
+    /// Directory for uploads that are not finished. Made if it is not there; nothing else may
+    /// write to it.
+    pub uploads: PathBuf,
+    /// What it bears.
+    pub limits: Limits,
+    /// For the age of uploads.
+    pub clock: Clock,
+}
+
+/// What a registry bears. Everything beyond is refused with the limit in the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest manifest in bytes. The specification asks for at least 4 MiB.
+    pub manifest_bytes: usize,
+    /// Longest blob in bytes.
+    pub blob_bytes: u64,
+    /// Most unfinished uploads at a time.
+    pub uploads: usize,
+    /// Most bytes of all unfinished uploads.
+    pub upload_bytes: u64,
+    /// An upload that nobody wrote to for so long may go.
+    pub upload_expiry: Duration,
+    /// A request body that nothing arrives of for so long is given up.
+    pub idle: Duration,
+    /// Most names in one page of a listing.
+    pub page: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            manifest_bytes: 4 * 1024 * 1024,
+            blob_bytes: 64 * 1024 * 1024 * 1024,
+            uploads: 1_000,
+            upload_bytes: 128 * 1024 * 1024 * 1024,
+            upload_expiry: Duration::from_secs(24 * 60 * 60),
+            idle: Duration::from_mins(1),
+            page: 1_000,
+        }
+    }
+}
+
+/// An OCI registry. Cheap to clone; all clones are one registry.
+#[derive(Clone)]
+pub struct Registry {
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) damaged: Arc<Damaged>,
+    pub(crate) limits: Arc<Limits>,
+}
+
+impl Registry {
+    /// A registry over a store and a ledger. Finds the uploads that were under way when the
+    /// last one ended. Blocks on the file system for as long as a directory listing takes.
+    pub fn new(blobs: Arc<dyn BlobStore>, ledger: Arc<dyn Ledger>, config: Config) -> Result<Self, OpenUploadsError> {
+        let limits = Arc::new(config.limits);
+        let uploads = Arc::new(Uploads::open(config.uploads, limits.clone(), config.clock)?);
+        Ok(Self { blobs, ledger, uploads, damaged: Arc::new(Damaged::default()), limits })
+    }
+
+    /// Keeps a blob.
+    pub async fn put_blob(&self, blob: &Verified) -> Result<(), WriteBlobError> {
+        self.blobs.put(blob).await?;
+        self.damaged.remove(blob.digest());
+        Ok(())
+    }
+
+    /// Length of a blob in bytes; `None` if it is not here or known to be damaged.
+    pub async fn blob_size(&self, digest: Digest) -> Result<Option<u64>, ReadBlobError> {
+        if self.damaged.contains(digest) { Ok(None) } else { self.blobs.size(digest).await }
+    }
+
+    /// Removes the uploads that nobody wrote to for [`Limits::upload_expiry`]; returns how
+    /// many. To be called now and then.
+    pub async fn sweep(&self) -> usize {
+        self.uploads.sweep().await
+    }
+
+    pub(crate) fn note_damage(&self, error: &ReadBlobError) {
+        if let ReadBlobError::Corrupt { digest, .. } = error {
+            self.damaged.insert(*digest);
+        }
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
