@@ -17,23 +17,34 @@
 //!
 //! There is no HTTP here: streams of bytes in, streams of bytes out.
 
+mod body;
 mod digests;
 mod durable;
 mod error;
+mod export;
 mod git;
 mod limits;
 mod oid;
+mod packet;
+mod quarantine;
 mod read;
+mod receive;
 mod receiver;
 mod refs;
 mod repositories;
+mod request;
+mod serve;
+mod verify;
 
+pub use body::Encoding;
 pub use error::{ExportError, GitError, OpenError, ReadError, RefError, ServeError};
 pub use limits::Limits;
 pub use oid::{Oid, ParseOidError};
 pub use read::{Commit, Log, TreeEntry, TreeEntryKind};
 pub use receiver::{Push, Receiver};
 pub use repositories::{Repositories, Repository};
+pub use serve::Service;
+pub use verify::Depth;
 
 /// A body on its way, in or out.
 pub type ByteStream = futures_util::stream::BoxStream<'static, std::io::Result<bytes::Bytes>>;
