@@ -16,13 +16,22 @@
 //! to its own idea of mounts and network helpers, while root as host user 886000, mounts from an open
 //! descriptor and the socket giver need each step in our order; those steps are what is left here.
 
+mod cgroup;
 mod child;
 mod error;
+mod filter;
+mod giver;
+mod helper;
 mod host;
+mod inside;
+mod mounts;
+mod program;
+mod raw;
 mod spec;
 mod wire;
 
 pub use child::{Child, Sandbox};
 pub use error::{Failure, SandboxError, Stage};
+pub use helper::entry;
 pub use host::{Host, owner};
 pub use spec::{Access, Exit, Fds, Kind, Limit, Limits, Mount, Outcome, Source, Spec};

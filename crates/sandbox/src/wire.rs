@@ -41,8 +41,11 @@ pub(crate) enum Reply {
 /// First process inside → helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// Its namespaces and mounts stand; it waits for identity and limits.
-    Ready,
+    /// Its namespaces and mounts stand; it waits until these ids are mapped and the limits hold.
+    Ready {
+        uid: u32,
+        gid: u32,
+    },
     Failed(Failure),
     Ended {
         exit: Exit,
