@@ -30,16 +30,18 @@ impl Fact {
 
 /// All entries as facts, in order.
 pub(crate) fn read(capsule: &Capsule, checkpoint: &Checkpoint, trust: &Trust) -> Result<Vec<Fact>, Refusal> {
+    for pair in capsule.entries.windows(2) {
+        match pair[1].index {
+            index if index == pair[0].index => return Err(Refusal::DuplicateEntry(index)),
+            index if index < pair[0].index => return Err(Refusal::EntryOrder(index)),
+            _ => {}
+        }
+    }
     let mut facts: Vec<Fact> = Vec::with_capacity(capsule.entries.len());
     let mut keyring = Keyring::default();
     let mut newest = i64::MIN;
     for entry in &capsule.entries {
         let index = entry.index;
-        match facts.last() {
-            Some(before) if before.index == index => return Err(Refusal::DuplicateEntry(index)),
-            Some(before) if before.index > index => return Err(Refusal::EntryOrder(index)),
-            _ => {}
-        }
         let fact = read_entry(entry, checkpoint, trust, &mut keyring)?;
         // `recorded_at` was parsed once already; it cannot fail here.
         let at = parse_time(&fact.recorded_at).unwrap_or(i64::MIN);

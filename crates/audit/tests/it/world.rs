@@ -203,11 +203,7 @@ pub(crate) fn position(steps: &[Step], label: &str) -> usize {
 macro_rules! predicate {
     ($steps:expr, $label:expr, $kind:ident, $change:expr) => {
         $crate::world::edit($steps, $label, |step| match &mut step.predicate {
-            adamant_attest::predicate::Predicate::$kind(inner) =>
-            {
-                #[expect(clippy::redundant_closure_call, reason = "the macro takes a closure")]
-                ($change)(inner)
-            }
+            adamant_attest::predicate::Predicate::$kind(inner) => ($change)(inner),
             other => panic!("{other:?}"),
         })
     };
