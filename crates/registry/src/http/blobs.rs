@@ -52,9 +52,11 @@ impl Registry {
             return Ok(response);
         }
         // Damage that is known is an error response, not one more broken connection.
-        if size <= SMALL || self.damaged.contains(digest) {
+        if self.damaged.contains(digest) {
+            self.check_again(digest).await?;
+        }
+        if size <= SMALL {
             let bytes = self.blobs.get(digest).await.inspect_err(|error| self.note_damage(error))?;
-            self.damaged.remove(digest);
             let bytes = bytes::Bytes::from(bytes.into_bytes());
             return Ok(match range {
                 Wanted::Part { start, length } => {
@@ -72,6 +74,21 @@ impl Registry {
             }
             _ => whole(body::blob(digest, reader, self.damaged.clone()), size),
         })
+    }
+}
+
+impl Registry {
+    /// Reads a blob that was damaged to its end: it may have been healed beside us.
+    async fn check_again(&self, digest: Digest) -> Result<(), Failure> {
+        let mut reader = self.blobs.open(digest).await?;
+        match tokio::io::copy(&mut reader.bytes, &mut tokio::io::sink()).await {
+            Ok(_) => {
+                self.damaged.remove(digest);
+                Ok(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Err(Failure::damaged(digest)),
+            Err(source) => Err(ReadBlobError::Io { digest, source }.into()),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Errors as responses: the one place where they get a status and a code.
 
+use adamant_digest::Digest;
 use adamant_oci::{
     ErrorBody, ErrorCode, ParseContentDigestError, ParseNameError, ParseReferenceError, ParseTagError, RepositoryName,
     UnsupportedAlgorithm,
@@ -121,11 +122,7 @@ impl From<ReadBlobError> for Failure {
             }
             ReadBlobError::Corrupt { digest, .. } => {
                 tracing::error!(%error, "a damaged blob was asked for");
-                let message = format!(
-                    "the stored bytes of {digest} are damaged and are not served: push the same content again to heal it"
-                );
-                let detail = json!({"digest": digest.to_string()});
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message, detail)
+                Self::damaged(*digest)
             }
             ReadBlobError::Io { .. } => Self::internal(&error),
         }
@@ -145,6 +142,14 @@ impl From<WriteBlobError> for Failure {
 }
 
 impl Failure {
+    pub(super) fn damaged(digest: Digest) -> Self {
+        let message = format!(
+            "the stored bytes of {digest} are damaged and are not served: push the same content again to heal it"
+        );
+        let detail = json!({"digest": digest.to_string()});
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message, detail)
+    }
+
     fn io(error: &std::io::Error) -> Self {
         if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
             tracing::error!(%error, "the store is full");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::{ASK_AGAIN, Asked, DIGEST, FOR_EVER, OCI_SUBJECT, empty, is_known, set};
-use crate::body;
+use crate::body::{self, Incoming};
 use crate::{Body, PutManifestError, Registry};
 
 impl Registry {
@@ -46,7 +46,8 @@ impl Registry {
         &self,
         repository: &RepositoryName,
         reference: &str,
-        mut asked: Asked,
+        asked: &Asked,
+        body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
         let reference = Reference::parse(reference)?;
         let (tag, expected) = match &reference {
@@ -58,7 +59,7 @@ impl Registry {
         if announced.is_some_and(|length| length > limit as u64) {
             return Err(PutManifestError::TooLarge { limit }.into());
         }
-        let bytes = asked.body.whole(limit).await?.ok_or(PutManifestError::TooLarge { limit })?;
+        let bytes = body.whole(limit).await?.ok_or(PutManifestError::TooLarge { limit })?;
         if let Some(expected) = expected {
             check_digest(expected, &bytes)?;
         }

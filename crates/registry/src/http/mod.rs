@@ -29,7 +29,6 @@ pub(crate) struct Asked {
     headers: HeaderMap,
     query: Query,
     actor: String,
-    body: Incoming,
 }
 
 impl Asked {
@@ -67,7 +66,7 @@ impl Registry {
     async fn answer(
         &self,
         head: http::request::Parts,
-        body: Incoming,
+        mut body: Incoming,
         access: Access,
     ) -> Result<Response<Body>, Failure> {
         let reads = matches!(head.method, Method::GET | Method::HEAD);
@@ -94,20 +93,22 @@ impl Registry {
             route::Parsed::Repository(route) => route,
         };
         let query = Query::parse(head.uri.query().unwrap_or_default())?;
-        let asked = Asked { method: head.method, headers: head.headers, query, actor, body };
+        let asked = Asked { method: head.method, headers: head.headers, query, actor };
         match (target, asked.method.as_str()) {
             (Target::Manifest(reference), "GET" | "HEAD") => self.get_manifest(&repository, &reference, &asked).await,
-            (Target::Manifest(reference), "PUT") => self.put_manifest_request(&repository, &reference, asked).await,
+            (Target::Manifest(reference), "PUT") => {
+                self.put_manifest_request(&repository, &reference, &asked, &mut body).await
+            }
             (Target::Manifest(reference), "DELETE") => Err(Failure::no_delete(&repository, &reference)),
             (Target::Manifest(_), _) => Err(Failure::method("GET, HEAD, PUT")),
             (Target::Blob(digest), "GET" | "HEAD") => self.get_blob(&repository, &digest, &asked).await,
             (Target::Blob(digest), "DELETE") => Err(Failure::no_delete(&repository, &digest)),
             (Target::Blob(_), _) => Err(Failure::method("GET, HEAD")),
-            (Target::Uploads, "POST") => self.post_upload(&repository, asked).await,
+            (Target::Uploads, "POST") => self.post_upload(&repository, &asked, &mut body).await,
             (Target::Uploads, _) => Err(Failure::method("POST")),
             (Target::Upload(id), "GET" | "HEAD") => self.upload_status(&repository, &id).await,
-            (Target::Upload(id), "PATCH") => self.patch_upload(&repository, &id, asked).await,
-            (Target::Upload(id), "PUT") => self.put_upload(&repository, &id, asked).await,
+            (Target::Upload(id), "PATCH") => self.patch_upload(&repository, &id, &asked, &mut body).await,
+            (Target::Upload(id), "PUT") => self.put_upload(&repository, &id, &asked, &mut body).await,
             (Target::Upload(id), "DELETE") => self.cancel_upload(&repository, &id).await,
             (Target::Upload(_), _) => Err(Failure::method("GET, HEAD, PATCH, PUT, DELETE")),
             (Target::Tags, "GET" | "HEAD") => self.list_tags(&repository, &asked.query).await,

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use super::{Asked, DIGEST, UPLOAD_ID, empty, range, set};
+use crate::body::Incoming;
 use crate::uploads::{self, Chunk, UploadError};
 use crate::{Body, Registry};
 
@@ -15,7 +16,8 @@ impl Registry {
     pub(super) async fn post_upload(
         &self,
         repository: &RepositoryName,
-        mut asked: Asked,
+        asked: &Asked,
+        body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
         if let Some(mount) = asked.query.value("mount") {
             let digest = mount.parse::<ContentDigest>().map_err(Failure::digest)?.sha256()?;
@@ -24,9 +26,9 @@ impl Registry {
                 return Ok(created(repository, digest));
             }
         } else if asked.query.value("digest").is_some() {
-            let digest = wanted_digest(&asked)?;
+            let digest = wanted_digest(asked)?;
             let upload = self.blobs.upload().await?;
-            uploads::receive(upload, None, &mut asked.body, digest, &self.limits).await?;
+            uploads::receive(upload, None, body, digest, &self.limits).await?;
             self.damaged.remove(digest);
             return Ok(created(repository, digest));
         }
@@ -43,16 +45,14 @@ impl Registry {
         &self,
         repository: &RepositoryName,
         id: &str,
-        mut asked: Asked,
+        asked: &Asked,
+        body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
-        let chunk = announced(&asked)?;
+        let chunk = announced(asked)?;
         let held = self.uploads.take(repository, id).await?;
         let length = held.length();
-        let held = self
-            .uploads
-            .append(held, chunk, &mut asked.body)
-            .await
-            .map_err(|error| with_place(error, repository, id, length))?;
+        let held =
+            self.uploads.append(held, chunk, body).await.map_err(|error| with_place(error, repository, id, length))?;
         Ok(under_way(StatusCode::ACCEPTED, repository, id, held.length()))
     }
 
@@ -60,16 +60,17 @@ impl Registry {
         &self,
         repository: &RepositoryName,
         id: &str,
-        mut asked: Asked,
+        asked: &Asked,
+        body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
-        let digest = wanted_digest(&asked)?;
+        let digest = wanted_digest(asked)?;
         // An empty last chunk has no range; clients that send one anyway mean nothing by it.
         let empty = asked.header(header::CONTENT_LENGTH) == Some("0");
-        let chunk = if empty { None } else { announced(&asked)? };
+        let chunk = if empty { None } else { announced(asked)? };
         let held = self.uploads.take(repository, id).await?;
         let length = held.length();
         self.uploads
-            .finish(held, chunk, &mut asked.body, digest, &*self.blobs)
+            .finish(held, chunk, body, digest, &*self.blobs)
             .await
             .map_err(|error| with_place(error, repository, id, length))?;
         self.damaged.remove(digest);
