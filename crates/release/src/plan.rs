@@ -50,6 +50,8 @@ pub struct Observed {
     pub generation: u64,
     /// The rollout of that generation.
     pub rollout: Option<Digest>,
+    /// The generation recorded as what runs, 0 if none; below `generation` after a failure.
+    pub recorded: u64,
     /// Whether the environment's front answers.
     pub front: bool,
     /// Routes by artifact to the name of an instance.
@@ -170,7 +172,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, PlanErr
         keep.push(name);
     }
     steps.extend(awaited.into_iter().map(|instance| Step::Await { instance }));
-    if desired.generation > observed.generation || observed.rollout.is_none() {
+    if desired.generation != observed.recorded {
         steps.push(Step::Record);
     }
     if routes != observed.routes {
@@ -225,6 +227,7 @@ mod tests {
     fn running() -> Observed {
         Observed {
             generation: 1,
+            recorded: 1,
             rollout: Some(Digest::of(b"a")),
             front: true,
             routes: [("web".to_owned(), "1-web".to_owned())].into(),
@@ -259,6 +262,15 @@ mod tests {
         assert_eq!(
             script(&plan(&desired(1, "a"), &observed).unwrap()),
             "front; heal 1-web; start 1-worker; await 1-web; await 1-worker"
+        );
+    }
+
+    #[test]
+    fn a_failed_deployment_can_be_tried_again() {
+        let observed = Observed { generation: 2, rollout: Some(Digest::of(b"b")), ..running() };
+        assert_eq!(
+            script(&plan(&desired(2, "b"), &observed).unwrap()),
+            script(&plan(&desired(2, "b"), &running()).unwrap()),
         );
     }
 

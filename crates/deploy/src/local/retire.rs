@@ -1,0 +1,106 @@
+//! Ending what was replaced.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::Inner;
+use super::disk::Project;
+use crate::front::FrontClient;
+use crate::instance::{self, file};
+use crate::{durable, socket};
+
+/// Logs of ended instances that are kept per project.
+const MAX_LOGS: usize = 10;
+
+impl Inner {
+    /// Marks an instance as replaced, then drains, stops and removes it in the background.
+    /// The mark keeps a later deployment of the same rollout from counting on it.
+    pub(super) fn retire(self: &Arc<Self>, project: &Project, name: &str) -> io::Result<()> {
+        let dir = project.instance_dir(name);
+        durable::write(&dir.join(file::RETIRING), b"")?;
+        let ending = |inner: &Self| inner.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        if !ending(self).insert(dir.clone()) {
+            return Ok(());
+        }
+        let (inner, project, name) = (self.clone(), project.clone(), name.to_owned());
+        // Bounded by the time to drain and to stop; owned by the tracker that `settle` waits for.
+        self.retiring.spawn_blocking(move || {
+            if let Err(error) = remove(&project, &name, inner.options.drain) {
+                let (environment, project) = (project.environment, project.name);
+                tracing::warn!(environment, project, instance = name, %error, "not retired");
+            }
+            ending(&inner).remove(&dir);
+        });
+        Ok(())
+    }
+
+    /// Stops every instance and front. Blocks.
+    pub(super) fn down(&self) -> io::Result<()> {
+        let mut result = Ok(());
+        for project in Project::all(&self.options.dir) {
+            for name in project.instances() {
+                result = instance::stop(&project.instance_dir(&name)).and(result);
+            }
+        }
+        let environments = std::fs::read_dir(&self.options.dir)?;
+        for environment in environments {
+            match FrontClient::connect(&environment?.path()) {
+                Ok(front) => result = front.stop(Duration::ZERO).and(result),
+                Err(e) if gone(&e) => {}
+                Err(e) => result = Err(e),
+            }
+        }
+        result
+    }
+}
+
+/// Drains, stops and removes an instance, keeping its log. Only one does it at a time; whoever
+/// comes second has nothing to do.
+pub(super) fn remove(project: &Project, name: &str, drain: Duration) -> io::Result<()> {
+    let dir = project.instance_dir(name);
+    if !dir.exists() {
+        return Ok(());
+    }
+    match FrontClient::connect(project.environment_dir()) {
+        Ok(front) => {
+            front.drain(&project.key(name), drain)?;
+        }
+        Err(e) if gone(&e) => {}
+        Err(e) => return Err(e),
+    }
+    instance::stop(&dir)?;
+    discard(project, name)
+}
+
+/// Removes the directory of an instance whose supervisor is gone, keeping its log.
+pub(super) fn discard(project: &Project, name: &str) -> io::Result<()> {
+    let dir = project.instance_dir(name);
+    match std::fs::rename(dir.join(file::LOG), project.logs_dir().join(name)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    durable::remove_dir(&dir)?;
+    let mut logs: Vec<_> = std::fs::read_dir(project.logs_dir())?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+        })
+        .collect();
+    logs.sort();
+    let old = logs.len().saturating_sub(MAX_LOGS);
+    for (_, path) in logs.into_iter().take(old) {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+/// Whether an error of a control socket means that nobody is there.
+fn gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
+}
+
+/// Whether a supervisor answers in that directory.
+pub(super) fn supervised(dir: &std::path::Path) -> bool {
+    socket::Place::open(dir).and_then(|place| place.connect(file::CONTROL)).is_ok()
+}
