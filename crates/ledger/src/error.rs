@@ -1,0 +1,144 @@
+//! Why things did not work, and which of them a second try can cure.
+
+use std::path::PathBuf;
+
+use adamant_attest::KeyError;
+use adamant_attest::predicate::Role;
+use adamant_store::LedgerError;
+
+/// Why a ledger cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The database.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The file system.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The key at hand is not the one the ledger introduced.
+    #[error("the {} key is {found}, the ledger was written with {expected}: restore the keys that belong to it", role.as_str())]
+    OtherKey {
+        /// What the key is for.
+        role: Role,
+        /// Fingerprint the ledger names.
+        expected: String,
+        /// Fingerprint of the key at hand.
+        found: String,
+    },
+    /// The origin asked for is not the one of the log.
+    #[error("the log's origin is `{found}` for ever, not `{expected}`: take the origin out of the configuration")]
+    Origin {
+        /// What was configured.
+        expected: String,
+        /// What the log says.
+        found: String,
+    },
+    /// The origin cannot be used as a name of a log.
+    #[error("`{0}` cannot be the origin of a log: write a host-like name of up to 200 letters, digits, `.` and `-`")]
+    BadOrigin(String),
+}
+
+/// Why the keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The file system.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Others can read a private key.
+    #[error("{} is readable by others (mode {mode:o}): run `chmod 600` on it and consider the key known", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Not a key of the right kind.
+    #[error("{}: {source}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: KeyError,
+    },
+    /// A key of another scheme than its role needs.
+    #[error("{} holds a key of another scheme than its role needs", path.display())]
+    Scheme {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Why tiles were not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The database.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The file system.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What was published is newer than the database: it is an old copy.
+    #[error(
+        "the published log has {published} entries, the database {stored}: the database is an old copy, restore a newer one"
+    )]
+    Ahead {
+        /// Entries in the published checkpoint.
+        published: u64,
+        /// Entries in the database.
+        stored: u64,
+    },
+}
+
+/// Sorts a database error by what can be done about it.
+pub(crate) fn database(error: sqlx::Error) -> LedgerError {
+    use sqlx::Error as E;
+    let text = error.to_string();
+    match error {
+        E::Database(inner) => {
+            // Primary result codes, https://www.sqlite.org/rescode.html; the rest of the number
+            // is detail.
+            let code = inner.code().and_then(|code| code.parse::<i64>().ok()).unwrap_or(0) & 0xff;
+            match code {
+                13 => LedgerError::Unavailable(format!("the disk is full: {}", inner.message())),
+                4..=10 | 14 | 15 | 22 => LedgerError::Unavailable(inner.message().to_owned()),
+                _ => LedgerError::Damaged(inner.message().to_owned()),
+            }
+        }
+        E::Io(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed | E::Configuration(_) => {
+            LedgerError::Unavailable(text)
+        }
+        _ => LedgerError::Damaged(text),
+    }
+}
+
+/// The same error for each of several waiting callers.
+pub(crate) fn copy(error: &LedgerError) -> LedgerError {
+    match error {
+        LedgerError::Unavailable(text) => LedgerError::Unavailable(text.clone()),
+        LedgerError::Damaged(text) => LedgerError::Damaged(text.clone()),
+        LedgerError::Newer { found, known } => LedgerError::Newer { found: *found, known: *known },
+    }
+}
+
+pub(crate) fn damaged(text: impl Into<String>) -> LedgerError {
+    LedgerError::Damaged(text.into())
+}
