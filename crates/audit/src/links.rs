@@ -229,23 +229,23 @@ impl<'a> Case<'a> {
         before(fact, user, || format!("provenance of {}", artifact.name))?;
         let (commit, inputs) = self.provenance(fact, provenance, artifact, release, bound.0.index)?;
 
-        let resource = format!("adamant:rebuild/{}/{}", self.claim.project, artifact.name);
-        let rebuilds =
-            || self.vsas().filter(|(fact, vsa)| vsa.resource_uri == resource && fact.is_about(artifact.digest));
-        let passed =
-            |limit: u64| rebuilds().find(|(fact, vsa)| vsa.verification_result == "PASSED" && fact.index < limit);
-        let what = || format!("rebuild of {} {}", artifact.name, artifact.digest);
-        let rebuilt = match rebuilt_before {
-            None => passed(u64::MAX),
-            Some(limit) => Some(passed(limit).ok_or_else(|| match rebuilds().next() {
-                None => Refusal::Missing(what()),
-                Some((fact, vsa)) if vsa.verification_result == "PASSED" => {
-                    Refusal::TooLate { index: fact.index, what: what(), user: limit }
-                }
-                Some((fact, _)) => Refusal::NotPassed { index: fact.index, what: what() },
-            })?),
-        };
-        Ok(Built { artifact: artifact.clone(), commit, inputs, rebuilt: rebuilt.map(|(fact, _)| fact.index) })
+        // The subject says which bytes came out again; two artifacts of equal bytes share a rebuild.
+        let resource = format!("adamant:rebuild/{}/", self.claim.project);
+        let rebuilds: Vec<_> = self
+            .vsas()
+            .filter(|(fact, vsa)| vsa.resource_uri.starts_with(&resource) && fact.is_about(artifact.digest))
+            .collect();
+        let has_passed = |vsa: &Vsa| vsa.verification_result == "PASSED";
+        let first = rebuilds.iter().find(|(_, vsa)| has_passed(vsa)).map(|(fact, _)| *fact);
+        if let Some(limit) = rebuilt_before {
+            let what = || format!("rebuild of {} {}", artifact.name, artifact.digest);
+            // Bytes that differed once are not outweighed by a later pass.
+            if let Some((fact, _)) = rebuilds.iter().find(|(fact, vsa)| !has_passed(vsa) && fact.index < limit) {
+                return Err(Refusal::NotPassed { index: fact.index, what: what() });
+            }
+            before(first.ok_or_else(|| Refusal::Missing(what()))?, limit, what)?;
+        }
+        Ok(Built { artifact: artifact.clone(), commit, inputs, rebuilt: first.map(|fact| fact.index) })
     }
 
     fn artifact_binding(

@@ -713,8 +713,19 @@ fn a_rebuild_that_is_none() {
     );
     refused!(
         steps(|steps, _| predicate!(steps, "web rebuilt", Vsa, |it: &mut Vsa| it.resource_uri =
-            "adamant:rebuild/shop/api".into())),
+            "adamant:rebuild/other/web".into())),
         Refusal::Missing(what) if what.starts_with("rebuild of web")
+    );
+    // One that failed before, and one that passed.
+    refused!(
+        steps(|steps, _| {
+            let mut failed = steps[position(steps, "web rebuilt")].clone();
+            failed.label = "failed";
+            predicate!(std::slice::from_mut(&mut failed), "failed", Vsa, |it: &mut Vsa| it.verification_result =
+                "FAILED".into());
+            steps.insert(position(steps, "web rebuilt"), failed);
+        }),
+        Refusal::NotPassed { index: 19, .. }
     );
     refused!(
         steps(|steps, _| {
