@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use adamant_attest::predicate::{Binding, BindingKind, Predicate, Role};
 use adamant_digest::Digest;
 use adamant_oci::{
-    Content, ContentDigest, Descriptor, Manifest, ManifestError, Reference, RepositoryName, Tag, UnsupportedAlgorithm,
-    media,
+    Content, Descriptor, Manifest, ManifestError, Reference, RepositoryName, Tag, UnsupportedAlgorithm, media,
 };
 use adamant_store::{AppendError, Bound, Conflict, Fact, LedgerError, ReadBlobError, Subject, WriteBlobError};
 use serde_json::json;
@@ -237,7 +236,7 @@ impl Registry {
         self.manifest(digest).await
     }
 
-    async fn manifest(&self, digest: Digest) -> Result<Manifest, ReadManifestError> {
+    pub(crate) async fn manifest(&self, digest: Digest) -> Result<Manifest, ReadManifestError> {
         let bytes = self.blobs.get(digest).await.inspect_err(|error| self.note_damage(error))?;
         Manifest::from_verified(bytes).map_err(|source| ReadManifestError::Manifest { digest, source })
     }
@@ -318,7 +317,7 @@ fn facts(
     let digest = manifest.digest();
     let mut detail = json!({"mediaType": manifest.kind().media_type(), "size": manifest.size()});
     if let Some(subject) = subject {
-        detail["subject"] = json!(ContentDigest::from(subject).to_string());
+        detail["subject"] = json!(subject.to_string());
     }
     let fact = |name: String, about: Option<Subject>| Fact {
         role: Role::Control,

@@ -21,6 +21,12 @@ pub(crate) fn member(repository: &RepositoryName, digest: Digest) -> String {
     format!("{repository}@{digest}")
 }
 
+/// The name under which a manifest is a member of a repository, for whoever records bindings of
+/// its own: without it the manifest is not found by digest.
+pub fn member_name(repository: &str, digest: Digest) -> String {
+    format!("{repository}@{digest}")
+}
+
 pub(crate) fn members(repository: &RepositoryName) -> String {
     format!("{repository}@")
 }

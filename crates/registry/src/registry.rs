@@ -51,7 +51,7 @@ impl Default for Limits {
             blob_bytes: 64 * 1024 * 1024 * 1024,
             uploads: 1_000,
             upload_bytes: 128 * 1024 * 1024 * 1024,
-            upload_expiry: Duration::from_secs(24 * 60 * 60),
+            upload_expiry: Duration::from_hours(24),
             idle: Duration::from_mins(1),
             page: 1_000,
         }

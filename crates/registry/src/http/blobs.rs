@@ -22,7 +22,7 @@ impl Registry {
         digest: &str,
         asked: &Asked,
     ) -> Result<Response<Body>, Failure> {
-        let digest = digest.parse::<ContentDigest>().map_err(Failure::digest)?.sha256()?;
+        let digest = digest.parse::<ContentDigest>()?.sha256()?;
         let etag = format!("\"{digest}\"");
         let size = if asked.is_head() { self.blob_size(digest).await } else { self.blobs.size(digest).await };
         let size = size?.ok_or(ReadBlobError::NotFound(digest))?;

@@ -71,18 +71,6 @@ impl Failure {
             .with(header::ALLOW, "GET, HEAD, PUT")
     }
 
-    pub(super) fn name(error: ParseNameError) -> Self {
-        Self::bad(ErrorCode::NameInvalid, &error)
-    }
-
-    pub(super) fn tag(error: ParseTagError) -> Self {
-        Self::bad(ErrorCode::TagInvalid, &error)
-    }
-
-    pub(super) fn digest(error: ParseContentDigestError) -> Self {
-        Self::bad(ErrorCode::DigestInvalid, &error)
-    }
-
     pub(super) fn unknown_manifest(message: String) -> Self {
         Self::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message, Value::Null)
     }
@@ -99,6 +87,24 @@ impl Failure {
     }
 }
 
+impl From<ParseNameError> for Failure {
+    fn from(error: ParseNameError) -> Self {
+        Self::bad(ErrorCode::NameInvalid, &error)
+    }
+}
+
+impl From<ParseTagError> for Failure {
+    fn from(error: ParseTagError) -> Self {
+        Self::bad(ErrorCode::TagInvalid, &error)
+    }
+}
+
+impl From<ParseContentDigestError> for Failure {
+    fn from(error: ParseContentDigestError) -> Self {
+        Self::bad(ErrorCode::DigestInvalid, &error)
+    }
+}
+
 impl From<UnsupportedAlgorithm> for Failure {
     fn from(error: UnsupportedAlgorithm) -> Self {
         Self::bad(ErrorCode::DigestInvalid, &error)
@@ -108,8 +114,8 @@ impl From<UnsupportedAlgorithm> for Failure {
 impl From<ParseReferenceError> for Failure {
     fn from(error: ParseReferenceError) -> Self {
         match error {
-            ParseReferenceError::Tag(error) => Self::tag(error),
-            ParseReferenceError::Digest(error) => Self::digest(error),
+            ParseReferenceError::Tag(error) => error.into(),
+            ParseReferenceError::Digest(error) => error.into(),
         }
     }
 }

@@ -46,7 +46,7 @@ impl Registry {
         subject: &str,
         asked: &Asked,
     ) -> Result<Response<Body>, Failure> {
-        let subject = subject.parse::<ContentDigest>().map_err(Failure::digest)?.sha256()?;
+        let subject = subject.parse::<ContentDigest>()?.sha256()?;
         let filter = asked.query.value("artifactType").filter(|text| !text.is_empty());
         let last = asked.query.value("last").map(str::parse::<Digest>).transpose().map_err(|error| {
             Failure::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, error.to_string(), Value::Null)

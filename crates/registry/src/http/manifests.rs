@@ -1,7 +1,7 @@
 //! Manifests: end-3 and end-7.
 
 use adamant_digest::Digest;
-use adamant_oci::{ContentDigest, ErrorCode, ParseReferenceError, Reference, RepositoryName};
+use adamant_oci::{ErrorCode, ParseReferenceError, Reference, RepositoryName};
 use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ impl Registry {
         let mut response = if is_known(asked, &etag) {
             empty(StatusCode::NOT_MODIFIED)
         } else {
-            let manifest = self.read_manifest(repository, &Reference::Digest(digest.into())).await?;
+            let manifest = self.manifest(digest).await?;
             let (kind, size) = (manifest.kind(), manifest.size());
             let bytes = manifest.into_bytes().into_bytes();
             let mut response = Response::new(body::full(bytes));
@@ -70,7 +70,7 @@ impl Registry {
         set(&mut response, header::LOCATION, format!("/v2/{repository}/manifests/{}", pushed.digest));
         set(&mut response, DIGEST, pushed.digest);
         if let Some(subject) = pushed.subject {
-            set(&mut response, OCI_SUBJECT, ContentDigest::from(subject));
+            set(&mut response, OCI_SUBJECT, subject);
         }
         Ok(response)
     }

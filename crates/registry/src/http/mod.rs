@@ -12,7 +12,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, header};
 
 use self::failure::Failure;
-use self::route::{Query, Route, Target};
+use self::route::{Parsed, Query, Route, Target};
 use crate::access::{Decision, Right};
 use crate::body::{self, Incoming};
 use crate::{Access, Body, Registry};
@@ -69,30 +69,23 @@ impl Registry {
         mut body: Incoming,
         access: Access,
     ) -> Result<Response<Body>, Failure> {
-        let reads = matches!(head.method, Method::GET | Method::HEAD);
-        // A delete never happens, so it needs no more than a look at the reason.
-        let right = if reads || head.method == Method::DELETE && !route::is_upload(head.uri.path()) {
-            Right::Pull
-        } else {
-            Right::Push
-        };
-        let actor = match access.decide(right) {
+        let parsed = Route::parse(head.uri.path());
+        let actor = match access.decide(needed(&head.method, &parsed)) {
             Decision::Allowed(actor) => actor,
             Decision::Unauthorized => return Err(Failure::unauthorized()),
             Decision::Forbidden(actor) => return Err(Failure::forbidden(&actor)),
         };
-        let Route { repository, target } = match Route::parse(head.uri.path())? {
-            route::Parsed::Base => return base(&head.method),
-            route::Parsed::Catalog => {
-                let query = Query::parse(head.uri.query().unwrap_or_default())?;
+        let query = Query::parse(head.uri.query().unwrap_or_default())?;
+        let Route { repository, target } = match parsed? {
+            Parsed::Base => return base(&head.method),
+            Parsed::Catalog => {
                 return match head.method {
                     Method::GET | Method::HEAD => self.catalog(&query).await,
                     _ => Err(Failure::method("GET, HEAD")),
                 };
             }
-            route::Parsed::Repository(route) => route,
+            Parsed::Repository(route) => route,
         };
-        let query = Query::parse(head.uri.query().unwrap_or_default())?;
         let asked = Asked { method: head.method, headers: head.headers, query, actor };
         match (target, asked.method.as_str()) {
             (Target::Manifest(reference), "GET" | "HEAD") => self.get_manifest(&repository, &reference, &asked).await,
@@ -103,7 +96,6 @@ impl Registry {
             (Target::Manifest(_), _) => Err(Failure::method("GET, HEAD, PUT")),
             (Target::Blob(digest), "GET" | "HEAD") => self.get_blob(&repository, &digest, &asked).await,
             (Target::Blob(digest), "DELETE") => Err(Failure::no_delete(&repository, &digest)),
-            (Target::Blob(_), _) => Err(Failure::method("GET, HEAD")),
             (Target::Uploads, "POST") => self.post_upload(&repository, &asked, &mut body).await,
             (Target::Uploads, _) => Err(Failure::method("POST")),
             (Target::Upload(id), "GET" | "HEAD") => self.upload_status(&repository, &id).await,
@@ -112,10 +104,20 @@ impl Registry {
             (Target::Upload(id), "DELETE") => self.cancel_upload(&repository, &id).await,
             (Target::Upload(_), _) => Err(Failure::method("GET, HEAD, PATCH, PUT, DELETE")),
             (Target::Tags, "GET" | "HEAD") => self.list_tags(&repository, &asked.query).await,
-            (Target::Tags, _) => Err(Failure::method("GET, HEAD")),
             (Target::Referrers(digest), "GET" | "HEAD") => self.list_referrers(&repository, &digest, &asked).await,
-            (Target::Referrers(_), _) => Err(Failure::method("GET, HEAD")),
+            (Target::Blob(_) | Target::Tags | Target::Referrers(_), _) => Err(Failure::method("GET, HEAD")),
         }
+    }
+}
+
+/// The right a request needs. A delete that never happens needs no more than a look at the
+/// reason; to cancel an upload is to write.
+fn needed(method: &Method, parsed: &Result<Parsed, Failure>) -> Right {
+    let is_upload = matches!(parsed, Ok(Parsed::Repository(Route { target: Target::Upload(_), .. })));
+    match *method {
+        Method::GET | Method::HEAD => Right::Pull,
+        Method::DELETE if !is_upload => Right::Pull,
+        _ => Right::Push,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Paths and queries.
 
+use std::fmt::Write as _;
+
 use adamant_oci::{ErrorCode, RepositoryName};
 use http::StatusCode;
 use serde_json::Value;
@@ -32,11 +34,6 @@ pub(super) enum Target {
     Referrers(String),
 }
 
-/// Whether the path is that of an upload under way.
-pub(super) fn is_upload(path: &str) -> bool {
-    path.contains("/blobs/uploads/")
-}
-
 impl Route {
     /// Reads a path from its end, because a repository name may hold any word.
     pub(super) fn parse(path: &str) -> Result<Parsed, Failure> {
@@ -63,7 +60,7 @@ impl Route {
         if name.iter().any(|part| part.contains('/')) {
             return Err(nowhere(path));
         }
-        let repository = name.join("/").parse().map_err(Failure::name)?;
+        let repository = name.join("/").parse::<RepositoryName>()?;
         Ok(Parsed::Repository(Self { repository, target }))
     }
 }
@@ -116,7 +113,8 @@ pub(super) fn encode(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'/') {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            // Writing to a string cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded

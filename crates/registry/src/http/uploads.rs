@@ -20,7 +20,7 @@ impl Registry {
         body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
         if let Some(mount) = asked.query.value("mount") {
-            let digest = mount.parse::<ContentDigest>().map_err(Failure::digest)?.sha256()?;
+            let digest = mount.parse::<ContentDigest>()?.sha256()?;
             // `from` is a hint: blobs belong to the store as a whole.
             if self.blob_size(digest).await?.is_some() {
                 return Ok(created(repository, digest));
@@ -89,7 +89,7 @@ fn wanted_digest(asked: &Asked) -> Result<Digest, Failure> {
         let message = "the digest of the blob is missing: finish the upload with `?digest=sha256:…`".to_owned();
         Failure::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message, Value::Null)
     })?;
-    Ok(text.parse::<ContentDigest>().map_err(Failure::digest)?.sha256()?)
+    Ok(text.parse::<ContentDigest>()?.sha256()?)
 }
 
 /// The place of a chunk, if the client says one; a stream has none.

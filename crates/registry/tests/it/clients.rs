@@ -68,7 +68,7 @@ fn tar(name: &str, content: &[u8]) -> Vec<u8> {
         (116, "0000000\0"),
         (136, "00000000000\0"),
         (148, "        "),
-        (257, "ustar\000"),
+        (257, "ustar\x0000"),
     ] {
         header[at..at + text.len()].copy_from_slice(text.as_bytes());
     }
@@ -189,4 +189,46 @@ async fn podman_pushes_and_pulls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn buildah_pushes_and_pulls() {
     pushes_and_pulls("buildah").await;
+}
+
+/// The daemon is the one that the environment names, as for every Docker command.
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_pushes_and_pulls() {
+    let test = "docker_pushes_and_pulls";
+    if is_missing(test, "docker") {
+        return;
+    }
+    if !run("docker", &["info"]).await.status.success() {
+        eprintln!("skipped: {test}: no Docker daemon answers");
+        return;
+    }
+    let world = World::new().await;
+    let here = tempfile::tempdir().unwrap();
+    let import = async |name: &str| {
+        let file = here.path().join(name);
+        std::fs::write(&file, tar("file", name.as_bytes())).unwrap();
+        done("docker", &["import", file.to_str().unwrap()]).await
+    };
+    let (one, two) = (import("one").await, import("two").await);
+    let reference = format!("{}/shop/docker:v1", world.address);
+    done("docker", &["tag", &one, &reference]).await;
+    done("docker", &["push", &reference]).await;
+    done("docker", &["push", &reference]).await;
+    let answer = world.get("/v2/shop/docker/manifests/v1").await.expect(200);
+    assert_eq!(answer.header("content-type"), media::DOCKER_MANIFEST);
+    let digest = answer.header("docker-content-digest").to_owned();
+
+    done("docker", &["tag", &two, &reference]).await;
+    let refused = run("docker", &["push", &reference]).await;
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    assert!(message.contains("tag invalid") && message.contains(&digest) && message.contains("new tag"), "{message}");
+
+    done("docker", &["rmi", "-f", &one, &two]).await;
+    let by_digest = format!("{}/shop/docker@{digest}", world.address);
+    for reference in [&reference, &by_digest] {
+        done("docker", &["pull", reference]).await;
+        assert_eq!(done("docker", &["inspect", "--format", "{{.Id}}", reference]).await, one);
+    }
+    done("docker", &["rmi", "-f", &one]).await;
 }

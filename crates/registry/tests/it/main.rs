@@ -1,6 +1,8 @@
 //! The registry over a real HTTP server, raw and with real clients. Test names follow the
 //! clauses of distribution-spec 1.1; `end-N` is its table of endpoints.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 mod blobs;
 mod clients;
 mod damage;
