@@ -1,0 +1,83 @@
+//! Blobs in memory: a complete store without durability.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::sync::{Arc, Mutex};
+
+use adamant_digest::{Digest, Verified};
+use adamant_store::{BlobStore, BoxFuture, ReadBlobError, Reader, Upload, WriteBlobError};
+use bytes::Bytes;
+
+#[derive(Default, Clone)]
+pub(crate) struct Memory(pub(crate) Arc<Mutex<BTreeMap<Digest, Vec<u8>>>>);
+
+impl Memory {
+    pub(crate) fn bytes(&self, digest: Digest) -> Option<Vec<u8>> {
+        self.0.lock().unwrap().get(&digest).cloned()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+struct Partial {
+    store: Memory,
+    bytes: Vec<u8>,
+}
+
+impl BlobStore for Memory {
+    fn put<'a>(&'a self, blob: &'a Verified) -> BoxFuture<'a, Result<(), WriteBlobError>> {
+        self.0.lock().unwrap().insert(blob.digest(), blob.bytes().to_vec());
+        Box::pin(async { Ok(()) })
+    }
+
+    fn get(&self, digest: Digest) -> BoxFuture<'_, Result<Verified, ReadBlobError>> {
+        let found = self.bytes(digest).map(Verified::hash).ok_or(ReadBlobError::NotFound(digest));
+        Box::pin(async { found })
+    }
+
+    fn open(&self, digest: Digest) -> BoxFuture<'_, Result<Reader, ReadBlobError>> {
+        let found = self.bytes(digest).ok_or(ReadBlobError::NotFound(digest));
+        Box::pin(async { found.map(|bytes| Reader { size: bytes.len() as u64, bytes: Box::pin(Cursor::new(bytes)) }) })
+    }
+
+    fn size(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, ReadBlobError>> {
+        let size = self.bytes(digest).map(|bytes| bytes.len() as u64);
+        Box::pin(async move { Ok(size) })
+    }
+
+    fn upload(&self) -> BoxFuture<'_, Result<Box<dyn Upload>, WriteBlobError>> {
+        let upload: Box<dyn Upload> = Box::new(Partial { store: self.clone(), bytes: Vec::new() });
+        Box::pin(async { Ok(upload) })
+    }
+
+    fn list(&self, after: Option<Digest>, limit: usize) -> BoxFuture<'_, Result<Vec<Digest>, ReadBlobError>> {
+        let blobs = self.0.lock().unwrap();
+        let list = blobs.keys().copied().filter(|digest| Some(*digest) > after).take(limit).collect();
+        Box::pin(async { Ok(list) })
+    }
+}
+
+impl Upload for Partial {
+    fn write<'a>(&'a mut self, bytes: Bytes) -> BoxFuture<'a, Result<(), WriteBlobError>> {
+        self.bytes.extend_from_slice(&bytes);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn finish(self: Box<Self>, expected: Option<Digest>) -> BoxFuture<'static, Result<(Digest, u64), WriteBlobError>> {
+        Box::pin(async move {
+            let blob = match expected {
+                Some(expected) => Verified::check(expected, self.bytes)?,
+                None => Verified::hash(self.bytes),
+            };
+            let found = (blob.digest(), blob.bytes().len() as u64);
+            self.store.0.lock().unwrap().insert(blob.digest(), blob.into_bytes());
+            Ok(found)
+        })
+    }
+}
