@@ -61,7 +61,10 @@ impl Body {
             let next = tokio::time::timeout(self.idle, self.stream.next()).await;
             let next = next.map_err(|_| ServeError::Interrupted(format!("silent for {} s", self.idle.as_secs())))?;
             let Some(chunk) = next else { return Ok(None) };
-            let chunk = chunk.map_err(|error| ServeError::Interrupted(error.to_string()))?;
+            let chunk = chunk.map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => ServeError::Malformed(error.to_string()),
+                _ => ServeError::Interrupted(error.to_string()),
+            })?;
             self.seen = self.seen.saturating_add(chunk.len() as u64);
             if self.seen > self.limit {
                 return Err(ServeError::TooLarge { limit: self.limit });
@@ -134,13 +137,11 @@ impl Gunzip {
     /// Some bytes, and whether there may be more.
     async fn step(&mut self) -> io::Result<(Bytes, bool)> {
         if self.pending.is_empty() {
-            match self.stream.next().await.transpose()? {
-                Some(chunk) => self.pending = chunk,
-                None => {
-                    self.decoder.try_finish()?;
-                    return Ok((std::mem::take(self.decoder.get_mut()).into(), false));
-                }
-            }
+            let Some(chunk) = self.stream.next().await.transpose()? else {
+                self.decoder.try_finish()?;
+                return Ok((std::mem::take(self.decoder.get_mut()).into(), false));
+            };
+            self.pending = chunk;
         }
         let step = self.pending.len().min(STEP);
         self.decoder.write_all(&self.pending[..step])?;
@@ -162,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    fn body(bytes: Vec<u8>, encoding: Encoding, limit: u64) -> Body {
+    fn body(bytes: &[u8], encoding: Encoding, limit: u64) -> Body {
         let chunks: Vec<io::Result<Bytes>> = bytes.chunks(1000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
         Body::new(futures_util::stream::iter(chunks).boxed(), encoding, limit, Duration::from_secs(5))
     }
@@ -184,32 +185,32 @@ mod tests {
     #[tokio::test]
     async fn gzip_is_undone() {
         let bytes: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
-        assert_eq!(read(body(gzip(&bytes), Encoding::Gzip, 1 << 20)).await.unwrap(), bytes);
+        assert_eq!(read(body(&gzip(&bytes), Encoding::Gzip, 1 << 20)).await.unwrap(), bytes);
     }
 
     #[tokio::test]
     async fn gzip_that_is_cut_or_wrong_fails() {
         let packed = gzip(&[7; 10_000]);
         for length in 0..packed.len() {
-            assert!(read(body(packed[..length].to_vec(), Encoding::Gzip, 1 << 20)).await.is_err(), "{length}");
+            assert!(read(body(&packed[..length], Encoding::Gzip, 1 << 20)).await.is_err(), "{length}");
         }
-        assert!(read(body(b"not gzip at all".to_vec(), Encoding::Gzip, 1 << 20)).await.is_err());
+        assert!(read(body(b"not gzip at all", Encoding::Gzip, 1 << 20)).await.is_err());
         let trailing = [packed, b"more".to_vec()].concat();
-        assert!(read(body(trailing, Encoding::Gzip, 1 << 20)).await.is_err());
+        assert!(read(body(&trailing, Encoding::Gzip, 1 << 20)).await.is_err());
     }
 
     #[tokio::test]
     async fn bombs_do_not_go_off() {
         let packed = gzip(&vec![0; 64 << 20]);
-        let error = read(body(packed, Encoding::Gzip, 1 << 40)).await.unwrap_err();
+        let error = read(body(&packed, Encoding::Gzip, 1 << 40)).await.unwrap_err();
         assert!(error.to_string().contains("far more"), "{error}");
     }
 
     #[tokio::test]
     async fn the_limit_holds() {
-        let error = read(body(vec![0; 5000], Encoding::Identity, 4999)).await.unwrap_err();
+        let error = read(body(&[0; 5000], Encoding::Identity, 4999)).await.unwrap_err();
         assert!(matches!(error, ServeError::TooLarge { limit: 4999 }), "{error}");
-        assert_eq!(read(body(vec![0; 5000], Encoding::Identity, 5000)).await.unwrap().len(), 5000);
+        assert_eq!(read(body(&[0; 5000], Encoding::Identity, 5000)).await.unwrap().len(), 5000);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::Oid;
 
 /// Blobs per generation; two generations are kept.
 const BLOBS: usize = 32_768;
+/// Trees remembered.
+const TREES: usize = 64;
 /// Entries of all remembered trees together.
 const TREE_ENTRIES: usize = 65_536;
 
@@ -56,11 +58,11 @@ impl Digests {
         if tree.len() > TREE_ENTRIES || memory.trees.iter().any(|(known, _)| *known == oid) {
             return;
         }
-        memory.tree_entries += tree.len() + 1;
+        memory.tree_entries += tree.len();
         memory.trees.push_back((oid, tree));
-        while memory.tree_entries > TREE_ENTRIES {
+        while memory.tree_entries > TREE_ENTRIES || memory.trees.len() > TREES {
             let Some((_, oldest)) = memory.trees.pop_front() else { break };
-            memory.tree_entries -= oldest.len() + 1;
+            memory.tree_entries -= oldest.len();
         }
     }
 }
@@ -87,10 +89,10 @@ mod tests {
     #[test]
     fn trees_are_forgotten_in_order() {
         let digests = Digests::default();
-        for n in 0..TREE_ENTRIES + 10 {
+        for n in 0..TREES + 10 {
             digests.remember_tree(oid(n), Arc::new(Tree::new()));
         }
-        assert!(digests.tree(oid(0)).is_none());
-        assert!(digests.tree(oid(TREE_ENTRIES)).is_some());
+        assert!(digests.tree(oid(9)).is_none());
+        assert!(digests.tree(oid(10)).is_some());
     }
 }

@@ -33,7 +33,7 @@ impl Repository {
     }
 
     /// Writes the tree of `commit` at directory `path` into `dest`, a new or empty directory,
-    /// and returns what was written. Blobs are written as they are: attributes, filters and
+    /// and returns what was written, not synced. Blobs are written as they are: attributes, filters and
     /// end-of-line settings have no influence. On an error `dest` holds a part.
     pub async fn export(&self, commit: Oid, path: &str, dest: &Path) -> Result<Arc<Tree>, ExportError> {
         let top = self.directory(commit, path).await?;

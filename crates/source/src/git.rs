@@ -213,12 +213,14 @@ impl Git {
             // A git that stops reading says why on its standard error and in its exit code.
             let _ = stdin.write_all(input).await;
             drop(stdin);
+            Ok::<_, E>(())
         };
+        let said = async { Ok::<_, E>(complaint(&mut stderr).await) };
         let work = async {
-            let ((), consumed, complaint) = tokio::join!(feed, consume(&mut stdout), complaint(&mut stderr));
-            consumed?;
+            // A consumer that has seen enough ends git, which may have much more to say.
+            let ((), (), said) = tokio::try_join!(feed, consume(&mut stdout), said)?;
             let status = child.wait().await.map_err(|source| io(name, source))?;
-            if status.success() { Ok(()) } else { Err(failed(name, &complaint, status).into()) }
+            if status.success() { Ok(()) } else { Err(failed(name, &said, status).into()) }
         };
         match tokio::time::timeout(self.time, work).await {
             Ok(done) => done,

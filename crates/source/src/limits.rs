@@ -59,9 +59,9 @@ impl Default for Limits {
             fetches: 32,
             fetch_request_bytes: 32 * MIB,
             git_memory_bytes: 4096 * MIB,
-            command_time: Duration::from_secs(60),
-            transfer_time: Duration::from_secs(3600),
-            idle_time: Duration::from_secs(60),
+            command_time: Duration::from_mins(1),
+            transfer_time: Duration::from_hours(1),
+            idle_time: Duration::from_mins(1),
         }
     }
 }

@@ -45,7 +45,7 @@ impl Repository {
         if request.commands.is_empty() {
             return Ok(stream(answer));
         }
-        let client = Client { messages, side_band: request.side_band, quiet: request.quiet };
+        let client = Client { messages, side_band: request.side_band };
         let (taken, whole) = oneshot::channel();
         let session = Session { repository: self.clone(), by: by.to_owned(), receiver, client, request };
         self.0.shared.tasks.spawn(async move {
@@ -155,12 +155,11 @@ impl Session {
         let Command { old, new, name, .. } = command;
         let (old, new) = (*old, *new);
         let turn = self.repository.turn(name);
-        let _guard = match turn.try_lock() {
-            Ok(guard) => guard,
-            Err(_) => {
-                self.client.line(&format!("waiting for another push to {}", short(name)));
-                turn.lock().await
-            }
+        let _guard = if let Ok(guard) = turn.try_lock() {
+            guard
+        } else {
+            self.client.line(&format!("waiting for another push to {}", short(name)));
+            turn.lock().await
         };
         if let Some(new) = new {
             let found = self.repository.at(name).await.map_err(|error| error.to_string())?;
@@ -219,13 +218,12 @@ impl Session {
 struct Client {
     messages: mpsc::Sender<io::Result<Bytes>>,
     side_band: bool,
-    quiet: bool,
 }
 
 impl Client {
     /// Shows a line, or several, as `remote: …`.
     fn line(&self, text: &str) {
-        if !self.side_band || self.quiet {
+        if !self.side_band {
             return;
         }
         let mut message = BytesMut::new();

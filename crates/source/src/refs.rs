@@ -1,6 +1,6 @@
 //! Refs: read, kept, moved. Every write is compare-and-swap and durable on return.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::git::unexpected;
@@ -36,7 +36,18 @@ impl Repository {
 
     /// Every commit that is kept, sorted.
     pub async fn list_kept(&self) -> Result<Vec<Oid>, ReadError> {
-        Ok(self.refs(KEPT).await?.into_values().collect())
+        let mut kept = Vec::new();
+        // The name says it all: a damaged repository still lists what it ought to have.
+        let args = ["for-each-ref", "--format=%(refname)", KEPT];
+        self.0
+            .git
+            .records(&args, &[], b'\n', |record| -> Result<(), GitError> {
+                let oid = record.strip_prefix(KEPT.as_bytes()).unwrap_or(record);
+                kept.push(Oid::from_ascii(oid).map_err(|_| unexpected("for-each-ref", record))?);
+                Ok(())
+            })
+            .await?;
+        Ok(kept)
     }
 
     /// Makes sure that `commit` is never lost: `refs/adamant/commits/<oid>`. Durable on return,
@@ -67,7 +78,7 @@ impl Repository {
     pub(crate) async fn keep_all(&self, commits: &[Oid]) -> Result<(), RefError> {
         let guard = self.0.refs.lock().await;
         let mut input = String::new();
-        for commit in commits {
+        for commit in commits.iter().collect::<BTreeSet<_>>() {
             // No old value: the name says the only value it ever has.
             let _ = writeln!(input, "update {KEPT}{commit} {commit}");
         }
@@ -134,7 +145,11 @@ impl Repository {
         let head = self.0.git.run(&["symbolic-ref", "HEAD"], &[], 4096).await?;
         let head = String::from_utf8_lossy(&head).trim().to_owned();
         if self.at(&head).await?.is_none() {
-            self.0.git.run(&["symbolic-ref", "HEAD", branch], &[], 4096).await?;
+            // git renames without a sync here, and a repository with an empty HEAD is none.
+            let file = self.path().join("HEAD");
+            let line = format!("ref: {branch}\n");
+            let written = blocking(move || durable::write(&file, line.as_bytes()));
+            written.await.map_err(|source| self.io("HEAD", source))?;
         }
         Ok(())
     }

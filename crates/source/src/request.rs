@@ -32,7 +32,6 @@ pub(crate) struct Request {
     pub(crate) refused: Option<String>,
     pub(crate) report: bool,
     pub(crate) side_band: bool,
-    pub(crate) quiet: bool,
 }
 
 impl Request {
@@ -85,7 +84,6 @@ impl Request {
             match capability {
                 "report-status" => self.report = true,
                 "side-band-64k" => self.side_band = true,
-                "quiet" => self.quiet = true,
                 "push-options" => return Err(malformed("push options are not supported: push without -o")),
                 "atomic" => {
                     let reason = "atomic pushes are not supported: push without --atomic";
@@ -174,7 +172,7 @@ mod tests {
     async fn a_push_is_read() {
         let line = format!("{ZERO} {A} refs/heads/main\0 report-status side-band-64k agent=git/2");
         let request = lines(&[&line]).await.unwrap();
-        assert!(request.report && request.side_band && !request.quiet && request.has_pack());
+        assert!(request.report && request.side_band && request.has_pack());
         assert_eq!(request.commands.len(), 1);
         assert_eq!(request.commands[0].name, "refs/heads/main");
         assert_eq!(request.commands[0].refused, None);

@@ -28,7 +28,7 @@ pub enum Service {
 const ADVERTISEMENT: usize = 64 << 20;
 /// What our receive-pack can do.
 pub(crate) const CAPABILITIES: &str =
-    "report-status delete-refs side-band-64k quiet ofs-delta object-format=sha1 agent=adamant";
+    "report-status delete-refs side-band-64k ofs-delta object-format=sha1 agent=adamant";
 
 impl Service {
     /// From the name git uses, `git-upload-pack` or `git-receive-pack`.

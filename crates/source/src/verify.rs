@@ -33,9 +33,8 @@ impl Repository {
             Ok(())
         });
         match checked.await {
-            Ok(()) => {}
             Err(GitError::Failed { message, .. }) if problems.len() < PROBLEMS => problems.push(message),
-            Err(GitError::Failed { .. }) => {}
+            Ok(()) | Err(GitError::Failed { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         let kept: HashSet<Oid> = self.list_kept().await?.into_iter().collect();
