@@ -60,7 +60,7 @@ fn serve() -> io::Result<()> {
     wire::send(&control, &reply, &[])
 }
 
-fn run(spec: Spec, fds: Fds, control: &OwnedFd) -> Result<Outcome, Failure> {
+fn run(mut spec: Spec, fds: Fds, control: &OwnedFd) -> Result<Outcome, Failure> {
     let started = Instant::now();
     let privileged = host::privileged();
     let owner = host::owner();
@@ -77,6 +77,10 @@ fn run(spec: Spec, fds: Fds, control: &OwnedFd) -> Result<Outcome, Failure> {
         .then(|| Cgroup::make(Path::new(cgroup::BASE), &limits, privileged));
     // Without one, what can be limited otherwise is; `Host` says so beforehand.
     let cgroup = cgroup.and_then(Result::ok);
+    if cgroup.is_some() {
+        // The cgroup counts what it refuses; a limit of the user at the same number would not.
+        spec.limits.processes = None;
+    }
     let result = first_process(spec, fds, control, privileged, owner).and_then(|(pid, helper)| {
         let mut watch = Watch {
             pid,

@@ -39,7 +39,7 @@ pub(crate) fn run(inside: Inside) -> ! {
     let failure = match prepare(&spec, &helper, privileged, owner) {
         Ok(signals) => match raw::clone(0) {
             Ok(Copy::Child) => {
-                let failure = program::execute(&spec, fds.stdout, fds.stderr);
+                let failure = program::execute(&spec, fds.stdout.as_ref(), fds.stderr.as_ref());
                 let _ = wire::send(&helper, &Report::Failed(failure), &[]);
                 raw::exit_now(127)
             }
@@ -211,7 +211,7 @@ fn attend(main: Pid, helper: &OwnedFd, signals: &OwnedFd, mut giver: Option<Give
             let mut records = [0_u8; 1024];
             let _ = rustix::io::read(signals, &mut records);
         }
-        while let Ok(Some((pid, status))) = rustix::process::waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid == main {
                 let exit = match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => Exit::Code(code),

@@ -19,7 +19,7 @@ const OPEN_FILES: u64 = 4096;
 const STACK_BYTES: u64 = 8 << 20;
 
 /// Becomes the program; returns only to say why not.
-pub(crate) fn execute(spec: &Spec, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> Failure {
+pub(crate) fn execute(spec: &Spec, stdout: Option<&OwnedFd>, stderr: Option<&OwnedFd>) -> Failure {
     match prepare(spec, stdout, stderr) {
         Ok((path, argv, env)) => {
             let errno = raw::execute(&path, &argv, &env);
@@ -33,8 +33,8 @@ type Strings = Vec<CString>;
 
 fn prepare(
     spec: &Spec,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
+    stdout: Option<&OwnedFd>,
+    stderr: Option<&OwnedFd>,
 ) -> Result<(CString, Strings, Strings), Failure> {
     let process = |object: &'static str| move |errno| Failure::new(Stage::Process, object, errno);
     rustix::process::setsid().map_err(process("session"))?;
@@ -42,8 +42,8 @@ fn prepare(
     let null =
         rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(process("/dev/null"))?;
     rustix::stdio::dup2_stdin(&null).map_err(process("standard input"))?;
-    rustix::stdio::dup2_stdout(stdout.as_ref().unwrap_or(&null)).map_err(process("standard output"))?;
-    rustix::stdio::dup2_stderr(stderr.as_ref().unwrap_or(&null)).map_err(process("standard error"))?;
+    rustix::stdio::dup2_stdout(stdout.unwrap_or(&null)).map_err(process("standard output"))?;
+    rustix::stdio::dup2_stderr(stderr.unwrap_or(&null)).map_err(process("standard error"))?;
     rustix::process::chdir(spec.cwd.as_str())
         .map_err(|errno| Failure::new(Stage::Directory, spec.cwd.clone(), errno))?;
     if let Some(count) = spec.cpus {
@@ -55,7 +55,7 @@ fn prepare(
     let string = |text: &String| {
         CString::new(text.as_str()).map_err(|_| Failure::text(Stage::Exec, text.clone(), "holds a zero byte"))
     };
-    let path = spec.argv.first().map(string).unwrap_or_else(|| Ok(CString::default()))?;
+    let path = spec.argv.first().map_or_else(|| Ok(CString::default()), string)?;
     let argv = spec.argv.iter().map(string).collect::<Result<_, _>>()?;
     let env = spec.env.iter().map(|(name, value)| string(&format!("{name}={value}")));
     let env = env.collect::<Result<_, _>>()?;
@@ -95,7 +95,7 @@ fn resources(limits: &Limits) -> Result<(), Failure> {
     if let Some(processes) = limits.processes
         && counts_per_namespace()
     {
-        // Beside the cgroup, and alone where there is none. The first process counts, too.
+        // Where no cgroup does it. The first process counts, too.
         let processes = processes.saturating_add(1);
         set(Resource::Nproc, "processes", processes, processes)?;
     }

@@ -149,7 +149,7 @@ pub(crate) fn loopback_up(socket: impl AsFd) -> Result<(), Errno> {
             *to = from.cast_signed() as c_char;
         }
         checked(c_long::from(libc::ioctl(fd, libc::SIOCGIFFLAGS as _, &raw mut request)))?;
-        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        request.ifr_ifru.ifru_flags |= 1; // IFF_UP, which libc has as another type
         checked(c_long::from(libc::ioctl(fd, libc::SIOCSIFFLAGS as _, &raw const request)))?;
     }
     Ok(())

@@ -149,17 +149,17 @@ fn descriptors() {
 
 fn network(tcp: &str, name: &str) {
     let address: SocketAddr = tcp.parse().expect("address");
-    println!("tcp {}", outcome(TcpStream::connect_timeout(&address, Duration::from_secs(2))));
+    println!("tcp {}", outcome(&TcpStream::connect_timeout(&address, Duration::from_secs(2))));
     let away = "192.0.2.1:80".parse().expect("address");
-    println!("away {}", outcome(TcpStream::connect_timeout(&away, Duration::from_secs(2))));
+    println!("away {}", outcome(&TcpStream::connect_timeout(&away, Duration::from_secs(2))));
     let unix = std::os::unix::net::SocketAddr::from_abstract_name(name).expect("name");
-    println!("unix {}", outcome(std::os::unix::net::UnixStream::connect_addr(&unix)));
+    println!("unix {}", outcome(&std::os::unix::net::UnixStream::connect_addr(&unix)));
     let own = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let own = own.local_addr().expect("address");
-    println!("own {}", outcome(TcpStream::connect(own)));
+    println!("own {}", outcome(&TcpStream::connect(own)));
 }
 
-fn outcome<T>(result: std::io::Result<T>) -> &'static str {
+fn outcome<T>(result: &std::io::Result<T>) -> &'static str {
     if result.is_ok() { "reached" } else { "unreachable" }
 }
 
@@ -170,7 +170,7 @@ fn forks() {
         // SAFETY: this process has one thread; the child only sleeps.
         match unsafe { libc::fork() } {
             0 => loop {
-                std::thread::sleep(Duration::from_secs(60));
+                std::thread::sleep(Duration::from_mins(1));
             },
             -1 => break,
             _ => count += 1,
@@ -213,7 +213,7 @@ fn stuck(port: u16) {
     rustix::net::bind(&socket, &address).expect("bind");
     rustix::net::listen(&socket, 0).expect("listen");
     loop {
-        std::thread::sleep(Duration::from_secs(60));
+        std::thread::sleep(Duration::from_mins(1));
     }
 }
 
