@@ -90,8 +90,8 @@ impl Default for Limits {
             attempts: 4,
             backoff: Duration::from_millis(250),
             connect_timeout: Duration::from_secs(15),
-            idle_timeout: Duration::from_secs(60),
-            total_timeout: Duration::from_secs(30 * 60),
+            idle_timeout: Duration::from_mins(1),
+            total_timeout: Duration::from_mins(30),
         }
     }
 }

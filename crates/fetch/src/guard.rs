@@ -178,10 +178,9 @@ fn not_public_v6(address: Ipv6Addr) -> Option<&'static str> {
         [0, 0, 0, 0, 0, 0, ..] => Some("reserved"),
         // An IPv4 address translated or tunnelled is as public as that address.
         [0x64, 0xff9b, 0, 0, 0, 0, a, b] | [0x2002, a, b, ..] => not_public_v4(tail(a, b)),
-        [0x64, 0xff9b, ..] => Some("private"),
         [0x100, 0, 0, 0, ..] => Some("a discard address"),
         [0x2001, 0, ..] => Some("tunnelled"),
-        [0xfc00..=0xfdff, ..] => Some("private"),
+        [0x64, 0xff9b, ..] | [0xfc00..=0xfdff, ..] => Some("private"),
         [0xfe80..=0xfebf, ..] => Some("link-local"),
         [0xfec0..=0xfeff, ..] => Some("site-local"),
         [0xff00..=0xffff, ..] => Some("multicast"),

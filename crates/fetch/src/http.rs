@@ -156,11 +156,11 @@ impl Http {
         }
         partial.etag = strong_etag(&response);
         let max = expect.size.unwrap_or(expect.max);
-        if let (Some(expected), Some(announced), false) = (expect.size, response.content_length(), resumed) {
-            if announced != expected {
-                let (name, url) = (expect.name.to_owned(), shown(url));
-                return Err(Attempt::Fail(FetchError::Size { name, url, expected, found: announced }));
-            }
+        if let (Some(expected), Some(announced), false) = (expect.size, response.content_length(), resumed)
+            && announced != expected
+        {
+            let (name, url) = (expect.name.to_owned(), shown(url));
+            return Err(Attempt::Fail(FetchError::Size { name, url, expected, found: announced }));
         }
         while let Some(chunk) = response.chunk().await.map_err(|error| Attempt::Retry(network(url, &error)))? {
             if partial.upload.len() + chunk.len() as u64 > max {

@@ -72,14 +72,13 @@ impl Fetcher {
             let kept = previous.and_then(|lock| lock.url(name));
             let kept =
                 kept.filter(|kept| kept.url == source.url && source.digest.is_none_or(|digest| digest == kept.digest));
-            match kept {
-                Some(kept) => lock.urls.push(kept.clone()),
-                None => {
-                    let url = self.lock_url(source).await?;
-                    fetched.new += 1;
-                    fetched.bytes += url.size;
-                    lock.urls.push(url);
-                }
+            if let Some(kept) = kept {
+                lock.urls.push(kept.clone());
+            } else {
+                let url = self.lock_url(source).await?;
+                fetched.new += 1;
+                fetched.bytes += url.size;
+                lock.urls.push(url);
             }
         }
         lock.sort();

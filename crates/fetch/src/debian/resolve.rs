@@ -274,6 +274,8 @@ fn shown(relation: &Relation<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
     use crate::debian::Suite;
 
@@ -282,22 +284,13 @@ mod tests {
         let mut index = Index::default();
         let mut text = String::new();
         for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let (head, fields) = line
-                .split_once(' ')
-                .and_then(|(name, rest)| {
-                    let (version, fields) = rest.split_once(' ').unwrap_or((rest, ""));
-                    Some(((name, version), fields))
-                })
-                .unwrap();
-            text.push_str(&format!(
-                "Package: {}\nVersion: {}\nArchitecture: amd64\nFilename: pool/{}.deb\nSize: 1\nSHA256: {}\n",
-                head.0,
-                head.1,
-                head.0,
-                "0".repeat(64)
-            ));
+            let (name, rest) = line.split_once(' ').unwrap();
+            let (version, fields) = rest.split_once(' ').unwrap_or((rest, ""));
+            let zeros = "0".repeat(64);
+            write!(text, "Package: {name}\nVersion: {version}\nArchitecture: amd64\n").unwrap();
+            write!(text, "Filename: pool/{name}.deb\nSize: 1\nSHA256: {zeros}\n").unwrap();
             for field in fields.split(';').filter(|field| !field.trim().is_empty()) {
-                text.push_str(&format!("{}\n", field.trim()));
+                writeln!(text, "{}", field.trim()).unwrap();
             }
             text.push('\n');
         }

@@ -1,5 +1,7 @@
 //! A small Debian archive, signed with a key made for the test.
 
+use std::fmt::Write as _;
+
 use adamant_digest::Digest;
 use pgp::composed::{ArmorOptions, CleartextSignedMessage, KeyType, SecretKeyParamsBuilder, SignedSecretKey};
 use pgp::ser::Serialize as _;
@@ -31,11 +33,9 @@ impl Repo {
     pub(crate) fn add(&mut self, server: &Server, name: &str, version: &str, fields: &str) {
         let bytes = format!("{name} {version}").into_bytes();
         let path = format!("pool/main/{name}_{version}_amd64.deb");
-        self.packages.push_str(&format!(
-            "Package: {name}\nVersion: {version}\nArchitecture: amd64\nFilename: {path}\nSize: {}\nSHA256: {}\n{fields}\n\n",
-            bytes.len(),
-            Digest::of(&bytes).hex()
-        ));
+        let (size, digest) = (bytes.len(), Digest::of(&bytes).hex());
+        let head = format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nFilename: {path}");
+        writeln!(self.packages, "{head}\nSize: {size}\nSHA256: {digest}\n{fields}\n").unwrap();
         server.put(&format!("/debian/{path}"), Answer::File(bytes));
     }
 

@@ -83,8 +83,9 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Response<Body> {
     };
     match state.answers.get_mut(&path) {
         None => status(404),
-        Some(Answer::File(bytes)) => file(bytes.clone()),
-        Some(Answer::Cut { bytes, times: 0, .. } | Answer::Busy { bytes, times: 0, .. }) => file(bytes.clone()),
+        Some(Answer::File(bytes) | Answer::Cut { bytes, times: 0, .. } | Answer::Busy { bytes, times: 0, .. }) => {
+            file(bytes.clone())
+        }
         Some(Answer::Cut { bytes, after, times }) => {
             *times -= 1;
             let frames: Vec<Result<Frame<Bytes>, std::io::Error>> =

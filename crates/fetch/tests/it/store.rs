@@ -60,7 +60,7 @@ impl BlobStore for Memory {
 }
 
 impl Upload for Partial {
-    fn write<'a>(&'a mut self, bytes: Bytes) -> BoxFuture<'a, Result<(), WriteBlobError>> {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), WriteBlobError>> {
         self.bytes.extend_from_slice(&bytes);
         Box::pin(async { Ok(()) })
     }
