@@ -1,1 +1,29 @@
-//! Composes the parts behind one port
+//! Composes the parts behind one port. The only place where siblings of the layer below meet.
+
+mod auth;
+mod capsule;
+mod control;
+mod doctor;
+mod error;
+mod facts;
+mod fsck;
+mod hosting;
+mod http;
+mod logs;
+mod making;
+mod metrics;
+mod opening;
+mod pipeline;
+mod platform;
+mod running;
+mod ship;
+mod startup;
+mod views;
+
+pub use doctor::{Check, doctor};
+pub use error::Problem;
+pub use fsck::fsck;
+pub use hosting::verify_evidence;
+pub use opening::Proxy;
+pub use platform::{Config, Platform};
+pub use running::{Running, down, rollback_offline, start};

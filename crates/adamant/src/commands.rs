@@ -1,0 +1,86 @@
+//! What each command does.
+
+mod init;
+pub(crate) mod server;
+mod ship;
+mod show;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use adamant_client::Server;
+
+use crate::cli::{Arguments, Command};
+use crate::output::Failure;
+use crate::{demo, project};
+
+/// Runs one command to its exit code.
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let Arguments { data, json, command } = arguments;
+    let data = data.as_deref();
+    match command {
+        Command::Up { listen, anonymous_registry, debian_mirror, allow_private, environment_ports } => {
+            let data = match data {
+                Some(dir) => std::path::absolute(dir)?,
+                None => project::default_data_dir()?,
+            };
+            let mut config = server::config(data, listen)?;
+            config.anonymous_registry = anonymous_registry;
+            config.debian_mirror = debian_mirror;
+            config.allow_private = allow_private;
+            config.environment_ports = environment_ports;
+            server::up(config).await
+        }
+        Command::Down => server::down(&project::data_dir(data)?).await,
+        Command::Demo { listen, once, attack } => {
+            let data = match data {
+                Some(dir) => std::path::absolute(dir)?,
+                None => project::default_data_dir()?.with_file_name("adamant-demo"),
+            };
+            if attack { demo::attack(&data).await } else { demo::tour(&data, listen, once).await }
+        }
+        Command::Init { project } => init::init(data, project.as_deref(), json).await,
+        Command::Lock { update, check } => init::lock(data, update, check, json).await,
+        Command::Status { project } => show::status(data, project.as_deref(), json).await,
+        Command::Logs { what, project, follow } => show::logs(data, &what, project.as_deref(), follow).await,
+        Command::Diff { from, to, project } => show::diff(data, &from, &to, project.as_deref(), json).await,
+        Command::Promote { release, environment, reason, wait } => {
+            ship::promote(data, &release, environment, reason, wait, json).await
+        }
+        Command::Rollback { environment, to, project, reason } => {
+            ship::rollback(data, environment, to.as_deref(), project.as_deref(), reason, json).await
+        }
+        Command::Config { environment, set, unset, project } => {
+            ship::config(data, &environment, &set, unset, project.as_deref(), json).await
+        }
+        Command::Prove { environment, sequence, project, output } => {
+            show::prove(data, &environment, sequence, project.as_deref(), output.as_deref()).await
+        }
+        Command::Verify { capsule, trust } => show::verify(&capsule, &trust, json),
+        Command::Fsck => show::fsck(&project::data_dir(data)?, json).await,
+        Command::Token => show::token(data, json).await,
+        Command::Login => show::login(data).await,
+        Command::Doctor => show::doctor(json),
+        Command::Credential { operation } => show::credential(data, &operation).await,
+    }
+}
+
+/// The server of the data directory in force.
+async fn connect(data: Option<&Path>) -> Result<Server, Failure> {
+    Ok(adamant_client::connect(&project::data_dir(data)?).await?)
+}
+
+/// Escapes a path segment of the interface. Names the server accepts need no escape; anything
+/// else must still reach it as one segment, to be refused there by name.
+fn segment(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}

@@ -1,0 +1,80 @@
+//! The way to a server on this machine: a socket in its data directory that only its owner can
+//! open, and a token handed out over it.
+
+use std::path::{Path, PathBuf};
+
+use adamant_api::{Control, ControlAnswer};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use crate::ClientError;
+
+/// A server this process may talk to.
+#[derive(Clone)]
+pub struct Server {
+    /// Base URL, `http://127.0.0.1:7000`.
+    pub url: String,
+    pub(crate) token: String,
+}
+
+impl Server {
+    /// The short-lived token, for clients such as docker and git that want a password.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Server({})", self.url)
+    }
+}
+
+/// Asks the server of `data` for a token.
+pub async fn connect(data: &Path) -> Result<Server, ClientError> {
+    let answer = ask(data, &Control::Token).await?;
+    Ok(Server { url: answer.url, token: answer.secret })
+}
+
+/// Asks the server of `data` for a one-time login link.
+pub async fn login_link(data: &Path) -> Result<String, ClientError> {
+    Ok(ask(data, &Control::Login).await?.secret)
+}
+
+/// Where the control socket of a data directory is.
+fn socket_path(data: &Path) -> PathBuf {
+    data.join("run").join("control.sock")
+}
+
+async fn ask(data: &Path, request: &Control) -> Result<ControlAnswer, ClientError> {
+    let path = socket_path(data);
+    let off = |source| ClientError::Off { data: data.to_owned(), source };
+    let exchange = async {
+        let stream = short_connect(&path).await.map_err(off)?;
+        let (read, mut write) = stream.into_split();
+        let mut line = serde_json::to_vec(request).map_err(|e| ClientError::Answer(e.to_string()))?;
+        line.push(b'\n');
+        write.write_all(&line).await.map_err(off)?;
+        let mut answer = String::new();
+        // One line of a few hundred bytes; the limit keeps a wrong peer from filling memory.
+        let limited = tokio::io::AsyncReadExt::take(read, 64 * 1024);
+        BufReader::new(limited).read_line(&mut answer).await.map_err(off)?;
+        serde_json::from_str(&answer)
+            .map_err(|_| ClientError::Answer(format!("control socket said `{}`", answer.trim())))
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), exchange)
+        .await
+        .map_err(|_| ClientError::Answer("the control socket did not answer in 10 s".to_owned()))?
+}
+
+/// Connects through `/proc/self/fd` where the path is longer than a socket address holds.
+async fn short_connect(path: &Path) -> std::io::Result<UnixStream> {
+    if path.as_os_str().len() < 100 {
+        return UnixStream::connect(path).await;
+    }
+    use std::os::fd::AsRawFd;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let dir = std::fs::File::open(parent)?;
+    let name = path.file_name().unwrap_or_default();
+    UnixStream::connect(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name)).await
+}

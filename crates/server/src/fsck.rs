@@ -1,0 +1,251 @@
+//! Recomputing everything: beside a live server, changing nothing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use adamant_api::{Finding, FsckReport};
+use adamant_attest::predicate::{BindingKind, Predicate};
+use adamant_digest::Digest;
+use adamant_ledger::{SqliteLedger, TrustValues};
+use adamant_oci::{Content, Manifest};
+use adamant_release::{Document as _, Release};
+use adamant_source::{Depth, Repositories};
+use adamant_store::{BlobStore, FsBlobs, Ledger, ReadBlobError};
+use tokio::io::AsyncReadExt as _;
+
+use crate::error::Problem;
+use crate::facts::decode;
+
+/// Entries read at once.
+const PAGE: usize = 500;
+
+/// What facts promise to be there.
+#[derive(Default)]
+struct Promised {
+    /// Digest and what needs it.
+    blobs: std::collections::BTreeMap<Digest, String>,
+    manifests: BTreeSet<Digest>,
+    commits: std::collections::BTreeMap<String, Vec<adamant_source::Oid>>,
+}
+
+/// Recomputes ledger and views from the entries, hashes every blob and tree, and looks for
+/// everything the facts promise. `progress` hears what is being looked at.
+pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckReport, Problem> {
+    let database = data.join("adamant.db");
+    if !database.exists() {
+        return Err(Problem::usage(format!("{} holds no adamant data", data.display())).hint("pass `--data DIR`"));
+    }
+    let mut findings = Vec::new();
+    let mut find = |object: String, problem: String| findings.push(Finding { object, problem });
+
+    progress("ledger: statements, signatures, tree, views");
+    let trust = trusted(data);
+    if let Err(problem) = &trust {
+        find("trust.json".to_owned(), problem.clone());
+    }
+    let ledger = SqliteLedger::open_read_only(&database, trust.ok())
+        .await
+        .map_err(|e| Problem::damaged("the ledger cannot be opened").cause(e))?;
+    for found in ledger.check().await? {
+        find(found.object, found.problem);
+    }
+    let head = ledger.head().await?;
+    for problem in published(data, &ledger, head.size).await? {
+        find("published log".to_owned(), problem);
+    }
+    let promised = match promised(&ledger, head.size).await {
+        Ok(promised) => promised,
+        Err(problem) => {
+            find("entries".to_owned(), problem.line());
+            Promised::default()
+        }
+    };
+
+    progress("blobs: every byte");
+    let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
+    let count = hash_all(&blobs, &mut find).await?;
+    look_for(&blobs, &promised, &mut find).await?;
+
+    progress("trees: what is unpacked to run and to build with");
+    let trees = crate::hosting::check_trees(data, &mut find);
+
+    progress("commits: every object");
+    let mut commits = 0;
+    let source = Repositories::open(data.join("git"), adamant_source::Limits::default())
+        .await
+        .map_err(|e| Problem::internal("cannot open the git repositories", e))?;
+    for (project, oids) in &promised.commits {
+        commits += oids.len() as u64;
+        match source.get(project).await {
+            Ok(repository) => {
+                let problems = repository.verify(oids, Depth::Content).await;
+                for problem in problems.map_err(|e| Problem::internal(format!("cannot check {project}"), e))? {
+                    find(format!("repository {project}"), problem);
+                }
+            }
+            Err(error) => find(format!("repository {project}"), error.to_string()),
+        }
+    }
+    Ok(FsckReport { entries: head.size, blobs: count, trees, commits, findings })
+}
+
+/// The trust file as the ledger compares it.
+fn trusted(data: &Path) -> Result<TrustValues, String> {
+    let bytes = std::fs::read(data.join("trust.json")).map_err(|e| e.to_string())?;
+    let trust = adamant_audit::Trust::parse(&bytes).map_err(|e| e.to_string())?;
+    Ok(TrustValues { origin: trust.origin, log: trust.log_key.to_string(), root: trust.root_control_key })
+}
+
+/// Published files against what the ledger says they are.
+async fn published(data: &Path, ledger: &SqliteLedger, size: u64) -> Result<Vec<String>, Problem> {
+    let mut problems = Vec::new();
+    let root = data.join("log");
+    let mut dirs = vec![root.join("tile")];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
+            // A writer's file of the moment is not published yet.
+            if name.rsplit('/').next().is_some_and(|file| file.starts_with('.')) {
+                continue;
+            }
+            let expected = ledger.tile(&name).await?;
+            let found = std::fs::read(&path)?;
+            if expected.is_none_or(|expected| expected != found) {
+                problems.push(format!("{name} is not what the ledger of {size} entries holds"));
+            }
+            if problems.len() >= 100 {
+                return Ok(problems);
+            }
+        }
+    }
+    Ok(problems)
+}
+
+async fn promised(ledger: &SqliteLedger, size: u64) -> Result<Promised, Problem> {
+    let mut promised = Promised::default();
+    let mut from = 0;
+    while from < size {
+        let page = ledger.entries(from, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        from = last.index + 1;
+        for entry in page {
+            let index = entry.index;
+            let fact = decode(entry)?;
+            let mut need = |digest: Digest, what: String| {
+                promised.blobs.entry(digest).or_insert(what);
+            };
+            match fact.predicate {
+                Predicate::Lock(lock) => {
+                    for input in lock.inputs {
+                        need(input.digest, format!("input {} of entry {index}", input.name));
+                    }
+                }
+                Predicate::Deployment(d) => {
+                    for digest in [d.rollout, d.release_digest, d.configuration, d.policy] {
+                        need(digest, format!("deployment {} to {}, entry {index}", d.release, d.environment));
+                    }
+                }
+                Predicate::Configuration(c) => {
+                    need(c.revision, format!("configuration of {}, entry {index}", c.project))
+                }
+                Predicate::Binding(b) => match b.kind {
+                    BindingKind::Tag | BindingKind::Artifact | BindingKind::Output => {
+                        need(b.digest, format!("{} {}", b.kind.as_str(), b.name));
+                        promised.manifests.insert(b.digest);
+                    }
+                    BindingKind::Release => need(b.digest, format!("release {}", b.name)),
+                    BindingKind::Commit => {
+                        if let Some((project, oid)) = b.name.split_once('@')
+                            && let Ok(oid) = oid.parse()
+                        {
+                            promised.commits.entry(project.to_owned()).or_default().push(oid);
+                        }
+                    }
+                    BindingKind::Lock | BindingKind::Upstream => {}
+                },
+                _ => {}
+            }
+        }
+    }
+    Ok(promised)
+}
+
+/// Reads every blob to its end.
+async fn hash_all(blobs: &Arc<dyn BlobStore>, find: &mut impl FnMut(String, String)) -> Result<u64, Problem> {
+    let mut after = None;
+    let mut count = 0;
+    let mut buffer = vec![0_u8; 1 << 20];
+    loop {
+        let page = blobs.list(after, 1000).await?;
+        let Some(last) = page.last() else { return Ok(count) };
+        after = Some(*last);
+        for digest in page {
+            count += 1;
+            match blobs.open(digest).await {
+                Ok(mut reader) => loop {
+                    match reader.bytes.read(&mut buffer).await {
+                        Ok(0) => break,
+                        Ok(_) => {}
+                        Err(error) => {
+                            find(format!("blob {digest}"), format!("{error}; push the right bytes to heal it"));
+                            break;
+                        }
+                    }
+                },
+                Err(error @ ReadBlobError::Corrupt { .. }) => {
+                    find(format!("blob {digest}"), format!("{error}; push the right bytes to heal it"));
+                }
+                // Gone between list and open: nothing removes blobs, so it is found below if needed.
+                Err(ReadBlobError::NotFound(_)) => {}
+                Err(error) => find(format!("blob {digest}"), error.to_string()),
+            }
+        }
+    }
+}
+
+/// Everything that facts name is there: documents, manifests and what they name in turn.
+async fn look_for(
+    blobs: &Arc<dyn BlobStore>,
+    promised: &Promised,
+    find: &mut impl FnMut(String, String),
+) -> Result<(), Problem> {
+    for (digest, what) in &promised.blobs {
+        if blobs.size(*digest).await?.is_none() {
+            find(format!("blob {digest}"), format!("is missing; {what} needs it"));
+        }
+    }
+    for manifest in &promised.manifests {
+        let Ok(bytes) = blobs.get(*manifest).await else { continue };
+        let parsed = match Manifest::from_verified(bytes) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                find(format!("manifest {manifest}"), error.to_string());
+                continue;
+            }
+        };
+        if let Content::Image { config, layers } = parsed.content() {
+            for part in std::iter::once(&**config).chain(layers) {
+                if let Ok(digest) = part.digest.sha256()
+                    && blobs.size(digest).await?.is_none()
+                {
+                    find(format!("blob {digest}"), format!("is missing; manifest {manifest} names it"));
+                }
+            }
+        }
+    }
+    for (digest, what) in promised.blobs.iter().filter(|(_, what)| what.starts_with("release ")) {
+        if let Ok(bytes) = blobs.get(*digest).await
+            && let Err(error) = Release::parse(bytes.bytes())
+        {
+            find(what.clone(), error.to_string());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Handlers of the JSON interface: take a request apart, call the platform, write the answer.
+
+use std::sync::Arc;
+
+use adamant_api::{
+    ConfigChange, Diff, FactSummary, Line, LockRequest, NewProject, Project, Promote, ReleaseSummary, Rollback,
+};
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::{Actor, ApiFailure, Rim, Shared};
+use crate::error::Problem;
+use crate::platform::Platform;
+
+type Answer<T> = Result<Json<T>, ApiFailure>;
+
+pub(super) async fn projects(State(rim): Shared) -> Answer<Vec<Project>> {
+    Ok(Json(rim.platform.projects().await?))
+}
+
+pub(super) async fn create_project(
+    State(rim): Shared,
+    Extension(actor): Extension<Actor>,
+    Json(ask): Json<NewProject>,
+) -> Answer<Project> {
+    Ok(Json(rim.platform.create_project(&ask.name, &actor.0).await?))
+}
+
+pub(super) async fn status(State(rim): Shared, Path(project): Path<String>) -> Answer<adamant_api::Status> {
+    Ok(Json(rim.platform.status(&project).await?))
+}
+
+pub(super) async fn release(
+    State(rim): Shared,
+    Path((project, number)): Path<(String, u64)>,
+) -> Answer<ReleaseSummary> {
+    Ok(Json(rim.platform.release_summary(&project, number).await?))
+}
+
+/// Runs `work` in a task of its own, so that a client that leaves cancels nothing, and streams
+/// what it says followed by its result.
+fn streamed<T, F, W>(rim: &Arc<Rim>, work: W) -> Response
+where
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<T, Problem>> + Send,
+    W: FnOnce(Arc<Platform>, Box<dyn Fn(String) + Send + Sync>) -> F + Send + 'static,
+{
+    let (lines, receiver) = mpsc::channel::<Line<T>>(256);
+    let platform = Arc::clone(&rim.platform);
+    let progress = lines.clone();
+    rim.platform.tasks.spawn(async move {
+        // A full channel belongs to a client that does not read; it may miss lines of progress.
+        let say = Box::new(move |line: String| drop(progress.try_send(Line::Progress(line))));
+        let last = match work(platform, say).await {
+            Ok(value) => Line::Done(value),
+            Err(problem) => {
+                if let Some(internal) = &problem.internal {
+                    tracing::error!(error = %problem.error.message, internal, "request failed");
+                }
+                Line::Failed(problem.error)
+            }
+        };
+        let _ = lines.send(last).await;
+    });
+    let body = tokio_stream::wrappers::ReceiverStream::new(receiver).map(|line| {
+        let mut bytes = serde_json::to_vec(&line).map_err(std::io::Error::other)?;
+        bytes.push(b'\n');
+        Ok::<_, std::io::Error>(Bytes::from(bytes))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response()
+}
+
+pub(super) async fn lock(
+    State(rim): Shared,
+    Path(project): Path<String>,
+    Extension(actor): Extension<Actor>,
+    Json(ask): Json<LockRequest>,
+) -> Response {
+    streamed(&rim, move |platform, say| async move { platform.lock(&project, &ask, &actor.0, &*say).await })
+}
+
+pub(super) async fn promote(
+    State(rim): Shared,
+    Path(project): Path<String>,
+    Extension(actor): Extension<Actor>,
+    Json(ask): Json<Promote>,
+) -> Response {
+    streamed(&rim, move |platform, say| async move { platform.promote(&project, &ask, &actor.0, &*say).await })
+}
+
+pub(super) async fn rollback(
+    State(rim): Shared,
+    Path(project): Path<String>,
+    Extension(actor): Extension<Actor>,
+    Json(ask): Json<Rollback>,
+) -> Response {
+    streamed(&rim, move |platform, say| async move { platform.rollback(&project, &ask, &actor.0, &*say).await })
+}
+
+#[derive(Deserialize)]
+pub(super) struct Between {
+    from: String,
+    to: String,
+}
+
+pub(super) async fn diff(State(rim): Shared, Path(project): Path<String>, Query(ask): Query<Between>) -> Answer<Diff> {
+    Ok(Json(rim.platform.diff(&project, &ask.from, &ask.to).await?))
+}
+
+pub(super) async fn config(
+    State(rim): Shared,
+    Path((project, environment)): Path<(String, String)>,
+) -> Answer<adamant_api::Config> {
+    Ok(Json(rim.platform.config(&project, &environment).await?))
+}
+
+pub(super) async fn set_config(
+    State(rim): Shared,
+    Path((project, environment)): Path<(String, String)>,
+    Extension(actor): Extension<Actor>,
+    Json(change): Json<ConfigChange>,
+) -> Answer<adamant_api::Config> {
+    Ok(Json(rim.platform.set_config(&project, &environment, &change, &actor.0).await?))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Follow {
+    #[serde(default)]
+    follow: bool,
+}
+
+pub(super) async fn build_log(
+    State(rim): Shared,
+    Path((project, number)): Path<(String, u64)>,
+    Query(ask): Query<Follow>,
+) -> Result<Response, ApiFailure> {
+    let log = rim.platform.build_log(&project, number).await?;
+    Ok(text(log.stream(ask.follow)))
+}
+
+pub(super) async fn instance_log(
+    State(rim): Shared,
+    Path((project, environment)): Path<(String, String)>,
+    Query(ask): Query<Follow>,
+) -> Result<Response, ApiFailure> {
+    Ok(text(rim.platform.instance_log(&project, &environment, ask.follow).await?))
+}
+
+/// A plain text stream.
+pub(super) fn text(stream: impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(stream)).into_response()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Sequence {
+    sequence: Option<u64>,
+}
+
+pub(super) async fn capsule(
+    State(rim): Shared,
+    Path((project, environment)): Path<(String, String)>,
+    Query(ask): Query<Sequence>,
+) -> Result<Response, ApiFailure> {
+    let bytes = rim.platform.prove(&project, &environment, ask.sequence).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response())
+}
+
+#[derive(Deserialize)]
+pub(super) struct Before {
+    before: Option<u64>,
+}
+
+pub(super) async fn facts(State(rim): Shared, Query(ask): Query<Before>) -> Answer<Vec<FactSummary>> {
+    Ok(Json(rim.platform.recent(ask.before, 100).await?))
+}
+
+pub(super) async fn trust(State(rim): Shared) -> Result<Response, ApiFailure> {
+    Ok(([(header::CONTENT_TYPE, "application/json")], rim.platform.trust_file()?).into_response())
+}
+
+/// The log as static files, C2SP tlog-tiles. Full tiles never change; the checkpoint does.
+pub(super) async fn log_file(State(rim): Shared, Path(path): Path<String>) -> Result<Response, ApiFailure> {
+    let missing = || ApiFailure(adamant_api::ApiError::new(adamant_api::Class::Usage, "there is no such tile"), 404);
+    let bytes = rim.platform.log_file(&path).await?.ok_or_else(missing)?;
+    let (kind, cache) = if path == "checkpoint" {
+        ("text/plain; charset=utf-8", "no-cache")
+    } else {
+        ("application/octet-stream", "public, max-age=31536000, immutable")
+    };
+    Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache)], bytes).into_response())
+}

@@ -1,0 +1,353 @@
+//! Making artifacts: lock, keep, build, rebuild. Joins recipe, lock, fetcher and builder.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use adamant_api::{Class, LockRequest, Locked};
+use adamant_attest::predicate::{BindingKind, Input, Predicate, ResourceDescriptor, Role, Verifier, Vsa};
+use adamant_build::{BuildError, CrateInput, Deb, Job, SourceInput};
+use adamant_digest::Digest;
+use adamant_fetch::{FetchError, LockFetchError};
+use adamant_recipe::{Artifact, Lock, Recipe, cargo::CargoLock, set_name};
+use adamant_store::{Fact, Subject};
+use serde_json::json;
+
+use crate::error::Problem;
+use crate::facts::describe;
+use crate::pipeline::{Checked, Progress};
+use crate::platform::{Platform, as_binding};
+
+/// An artifact that exists: built now, or bound before under the same key.
+pub(crate) struct Made {
+    pub(crate) key: Digest,
+    pub(crate) manifest: Digest,
+    /// Release it was first built for, if it was not built now.
+    pub(crate) reused: Option<String>,
+    /// Digest of the tree that hosts unpack, if it was built now.
+    pub(crate) tree: Option<Digest>,
+    /// RFC 3339.
+    pub(crate) started: String,
+    /// RFC 3339.
+    pub(crate) finished: String,
+}
+
+/// `resourceUri` of a rebuild's verification summary.
+pub(crate) fn rebuild_resource(project: &str, artifact: &str) -> String {
+    format!("adamant:rebuild/{project}/{artifact}")
+}
+
+/// The locked inputs that enter one artifact, of all that the commit's locks hold.
+pub(crate) fn inputs_of<'a>(checked: &'a Checked, artifact: &'a Artifact) -> impl Iterator<Item = &'a Input> {
+    let mut names = std::collections::HashSet::new();
+    for use_ in ["toolchain", "runtime"] {
+        let Some(set) = checked.lock.sets.get(&set_name(&artifact.name, use_)) else { continue };
+        let members: std::collections::HashSet<&str> = set.packages.iter().map(String::as_str).collect();
+        for package in checked.lock.packages.iter().filter(|p| members.contains(p.id().as_str())) {
+            names.insert(format!("debian:{}/{}:{}", checked.lock.debian, package.id(), package.arch));
+        }
+    }
+    for url in checked.lock.urls.iter().filter(|url| artifact.sources.contains(&url.name)) {
+        names.insert(format!("url:{}@{}", url.name, url.url));
+    }
+    for native in artifact.native_locks().iter().filter_map(|path| checked.native.get(path)) {
+        names.extend(native.crates.iter().map(|c| format!("crate:{}@{}", c.name, c.version)));
+    }
+    checked.inputs.iter().filter(move |input| names.contains(&input.name))
+}
+
+impl Platform {
+    /// The lock of a recipe, every byte of it kept before it is returned.
+    pub(crate) async fn lock(
+        &self,
+        project: &str,
+        ask: &LockRequest,
+        by: &str,
+        say: crate::ship::Say<'_>,
+    ) -> Result<Locked, Problem> {
+        self.policy(project).await?;
+        let there = |path: &str| ask.files.iter().any(|file| file == path);
+        let recipe = Recipe::parse(&ask.recipe, &there).map_err(|e| Problem::usage(e.to_string()))?;
+        if recipe.project != project {
+            return Err(Problem::usage(format!("the recipe is of project `{}`, not `{project}`", recipe.project)));
+        }
+        let previous = match ask.lock.as_deref().map(Lock::parse) {
+            None => None,
+            Some(Ok(lock)) => Some(lock),
+            // An unreadable lock is what this command mends; nothing of it can be kept.
+            Some(Err(error)) => {
+                say(format!("the lock that is here is not used: {error}"));
+                None
+            }
+        };
+        let mut natives = Vec::new();
+        for path in recipe.artifacts.iter().flat_map(Artifact::native_locks) {
+            let text = ask.native.get(&path).ok_or_else(|| {
+                Problem::usage(format!("there is no {path}")).hint("`cargo generate-lockfile` writes it")
+            })?;
+            natives.push(adamant_recipe::cargo::parse(text).map_err(|e| Problem::usage(format!("{path}: {e}")))?);
+        }
+        let crates: Vec<_> = natives.iter().flat_map(|lock| lock.crates.iter().cloned()).collect();
+        say("resolving; every byte is kept before the lock names it".to_owned());
+        let steps = Steps::new(say);
+        let locked = self
+            .fetcher
+            .resolve_lock(&recipe, &crates, previous.as_ref(), ask.update, &|progress| steps.show(&progress))
+            .await
+            .map_err(lock_problem)?;
+        let (lock, report) = (locked.lock, locked.report);
+        let inputs = adamant_recipe::inputs(&lock, &crates).map_err(|e| Problem::usage(e.to_string()))?;
+        self.refuse_divergent(&inputs, by).await?;
+        let empty = Lock::new(&lock.debian);
+        let changes = adamant_recipe::diff(previous.as_ref().unwrap_or(&empty), &lock);
+        let changes = if previous.is_some() { changes.iter().map(ToString::to_string).collect() } else { Vec::new() };
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        Ok(Locked {
+            lock: lock.to_string(),
+            kept: count(report.kept),
+            new: count(report.new),
+            bytes: report.bytes,
+            changes,
+        })
+    }
+
+    /// The artifact of a commit: bound before under its key, or built now.
+    pub(crate) async fn make(
+        &self,
+        checked: &Checked,
+        artifact: &Artifact,
+        progress: &Progress,
+    ) -> Result<Made, Problem> {
+        let job = self.job(checked, artifact).await?;
+        let key = job.key();
+        let started = self.now();
+        if let Some(bound) = self.facts.ledger.binding(BindingKind::Output, &key.to_string()).await? {
+            let fact = self.facts.at(bound.index).await?;
+            let from = as_binding(&fact.predicate).and_then(|b| b.detail.get("release")?.as_str().map(str::to_owned));
+            let from = from.unwrap_or_else(|| describe(&fact.predicate).1);
+            // The name is bound; its bytes may have been damaged since. Then the build heals them.
+            if self.is_whole(bound.digest).await? {
+                return Ok(Made {
+                    key,
+                    manifest: bound.digest,
+                    reused: Some(from),
+                    tree: None,
+                    finished: bound.at,
+                    started,
+                });
+            }
+            progress.say(format!("{:<7} stored bytes are damaged; building them again", artifact.name));
+        }
+        progress.output(&format!("$ {}", artifact.build));
+        let log = progress.output_sink();
+        let built = self.builder.build(&job, log).await.map_err(|e| build_problem(&artifact.name, e))?;
+        for warning in &built.warnings {
+            progress.say(format!("{:<7} warning: {warning}", artifact.name));
+        }
+        Ok(Made { key, manifest: built.manifest, reused: None, tree: Some(built.tree), started, finished: self.now() })
+    }
+
+    async fn job(&self, checked: &Checked, artifact: &Artifact) -> Result<Job, Problem> {
+        let repository = self.repository(&checked.project).await?;
+        let tree = repository.tree(checked.oid, &artifact.path).await;
+        let tree = tree.map_err(|e| Problem::usage(format!("artifact {}: {e}", artifact.name)))?.digest();
+        let runtime = tokio::runtime::Handle::current();
+        let (oid, path) = (checked.oid, artifact.path.clone());
+        let export: adamant_build::Export = Arc::new(move |dest| {
+            // Called on a blocking thread of this runtime.
+            runtime.block_on(repository.export(oid, &path, dest)).map(|tree| (*tree).clone()).map_err(|e| e.to_string())
+        });
+        let mut sources = Vec::new();
+        for name in &artifact.sources {
+            let source = checked.recipe.sources.get(name);
+            let locked = checked.lock.urls.iter().find(|url| url.name == *name);
+            let (Some(source), Some(locked)) = (source, locked) else {
+                return Err(
+                    Problem::usage(format!("source `{name}` is an input without a digest")).hint("run `adamant lock`")
+                );
+            };
+            sources.push(SourceInput { source: source.clone(), digest: locked.digest });
+        }
+        let crates = artifact
+            .native_locks()
+            .iter()
+            .filter_map(|path| checked.native.get(path))
+            .flat_map(|lock| &lock.crates)
+            .map(|c| CrateInput { name: c.name.clone(), version: c.version.clone(), digest: c.checksum })
+            .collect();
+        Ok(Job {
+            artifact: artifact.clone(),
+            abi: checked.lock.abi,
+            epoch: checked.lock.epoch,
+            tree,
+            export,
+            toolchain: packages(&checked.lock, &artifact.name, "toolchain"),
+            runtime: packages(&checked.lock, &artifact.name, "runtime"),
+            crates,
+            sources,
+            commit: Some(adamant_recipe::Commit {
+                id: checked.oid.to_string(),
+                time: u64::try_from(checked.commit.time).unwrap_or(0),
+            }),
+        })
+    }
+
+    /// Starts rebuilding a release in the background, unless that is under way.
+    pub(crate) fn rebuild_later(self: &Arc<Self>, project: &str, number: u64) {
+        if !self.begin_rebuild(project, number) {
+            return;
+        }
+        let (platform, project) = (Arc::clone(self), project.to_owned());
+        self.tasks.spawn(async move {
+            // One at a time: a rebuild must not slow down what people wait for more than once.
+            let slot = Arc::clone(&platform.rebuild_slot).acquire_owned().await;
+            if slot.is_ok()
+                && let Err(problem) = platform.rebuild(&project, number).await
+            {
+                tracing::error!(%problem, project, number, "rebuild");
+            }
+            platform.end_rebuild(&project, number);
+        });
+    }
+
+    /// Builds every artifact of a release again under varied conditions and records the results.
+    async fn rebuild(&self, project: &str, number: u64) -> Result<(), Problem> {
+        let release = self.release(project, number).await?;
+        let repository = self.repository(project).await?;
+        let oid = self.commit_of(&release)?;
+        let checked = self.check(project, &repository, oid).await?;
+        let progress = Progress::new(None, self.logs.writer(project, number)?);
+        for bound in &release.artifacts {
+            if self.rebuild_of(project, bound.digest).await?.is_some() {
+                continue;
+            }
+            let Some(artifact) = checked.recipe.artifact(&bound.name) else { continue };
+            let job = self.job(&checked, artifact).await?;
+            progress.say(format!("rebuild {} under varied conditions", bound.name));
+            let (passed, detail) = match self.builder.rebuild(&job, bound.digest, progress.output_sink()).await {
+                Ok(again) => {
+                    let detail = match &again.divergence {
+                        None => json!({ "varied": again.varied, "log": again.log }),
+                        Some(d) => json!({
+                            "varied": again.varied, "log": again.log, "manifest": again.manifest,
+                            "why": format!("{}: {} ({}; {})", d.path, d.detail, d.cause, d.cure),
+                        }),
+                    };
+                    (again.passed(), detail)
+                }
+                // Only what the build itself did is a result; a host that is full is tried again.
+                Err(error @ (BuildError::Step { .. } | BuildError::Output { .. })) => {
+                    (false, json!({ "why": error.to_string() }))
+                }
+                Err(error) => return Err(build_problem(&bound.name, error)),
+            };
+            progress.say(format!("rebuild {}: {}", bound.name, if passed { "same bytes" } else { "OTHER BYTES" }));
+            if let Some(why) = detail.get("why").and_then(|w| w.as_str()) {
+                progress.say(why);
+            }
+            let rule = Digest::of(b"adamant rebuild v1: the same bytes under varied conditions");
+            let vsa = Vsa {
+                verifier: Verifier { id: format!("https://{}/builder", self.origin) },
+                time_verified: self.now(),
+                resource_uri: rebuild_resource(project, &bound.name),
+                policy: ResourceDescriptor::sha256(Some("rebuild".to_owned()), None, rule),
+                input_attestations: Vec::new(),
+                verification_result: if passed { "PASSED" } else { "FAILED" }.to_owned(),
+                verified_levels: if passed { vec!["ADAMANT_REBUILT".to_owned()] } else { Vec::new() },
+                adamant_detail: detail,
+            };
+            let subject = vec![Subject { name: format!("{project}/{}", bound.name), digest: bound.digest }];
+            self.append_one(Fact { role: Role::Builder, subject, predicate: Predicate::Vsa(vsa), chain: None }).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether an image and everything it names is in the store, unharmed.
+    async fn is_whole(&self, manifest: Digest) -> Result<bool, Problem> {
+        let Ok(bytes) = self.blobs.get(manifest).await else { return Ok(false) };
+        let parsed = adamant_oci::Manifest::from_verified(bytes)
+            .map_err(|e| Problem::damaged(format!("manifest {manifest}: {e}")))?;
+        if let adamant_oci::Content::Image { config, layers } = parsed.content() {
+            for part in std::iter::once(&**config).chain(layers) {
+                let digest = part.digest.sha256().map_err(|e| Problem::damaged(e.to_string()))?;
+                if self.blobs.size(digest).await.ok().flatten() != Some(part.size) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Keeps every byte a lock names, fetching by digest what is missing.
+    pub(crate) async fn ensure<'a>(
+        &self,
+        lock: &Lock,
+        natives: impl Iterator<Item = &'a CargoLock>,
+        say: crate::ship::Say<'_>,
+    ) -> Result<adamant_fetch::Report, Problem> {
+        let crates: Vec<_> = natives.flat_map(|native| native.crates.iter().cloned()).collect();
+        let steps = Steps::new(say);
+        self.fetcher.ensure(lock, &crates, &|progress| steps.show(&progress)).await.map_err(fetch_problem)
+    }
+}
+
+/// Progress of many small downloads as few lines.
+struct Steps<'a> {
+    say: crate::ship::Say<'a>,
+    last: Mutex<Instant>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(say: crate::ship::Say<'a>) -> Self {
+        Self { say, last: Mutex::new(Instant::now()) }
+    }
+
+    fn show(&self, progress: &adamant_fetch::Progress<'_>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() >= Duration::from_secs(2) {
+            *last = Instant::now();
+            (self.say)(format!(
+                "inputs  {} of {} fetched, {:.1} MB ({})",
+                progress.done,
+                progress.total,
+                progress.bytes as f64 / 1e6,
+                progress.name
+            ));
+        }
+    }
+}
+
+fn fetch_problem(error: FetchError) -> Problem {
+    let class = match &error {
+        FetchError::Network { .. } | FetchError::Status { .. } => Class::Unavailable,
+        FetchError::Mismatch { .. } => Class::Conflict,
+        FetchError::Write { .. } | FetchError::Read { .. } => Class::Unavailable,
+        _ => Class::Usage,
+    };
+    Problem::new(class, error.to_string())
+}
+
+fn lock_problem(error: LockFetchError) -> Problem {
+    match error {
+        LockFetchError::Fetch(error) => fetch_problem(error),
+        other => Problem::usage(other.to_string()),
+    }
+}
+
+fn build_problem(artifact: &str, error: BuildError) -> Problem {
+    let text = error.to_string();
+    let problem = match error {
+        BuildError::Step { .. } | BuildError::Output { .. } | BuildError::Abi(_) | BuildError::Place(_) => {
+            Problem::no(format!("{artifact} was not built"))
+        }
+        _ => Problem::new(Class::Unavailable, format!("{artifact} could not be built here")),
+    };
+    problem.cause(text)
+}
+
+/// The packages of a set as the builder wants them.
+fn packages(lock: &Lock, artifact: &str, use_: &str) -> Vec<Deb> {
+    let Some(set) = lock.sets.get(&set_name(artifact, use_)) else { return Vec::new() };
+    let members: std::collections::HashSet<&str> = set.packages.iter().map(String::as_str).collect();
+    let found = lock.packages.iter().filter(|package| members.contains(package.id().as_str()));
+    found.map(|p| Deb { name: p.name.clone(), version: p.version.clone(), digest: p.digest }).collect()
+}

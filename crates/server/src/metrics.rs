@@ -1,0 +1,51 @@
+//! Counters in the Prometheus text format. Labels are a closed set: a request cannot add one.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::platform::Platform;
+
+/// Parts of the interface that requests are counted by.
+const PARTS: [&str; 6] = ["api", "git", "v2", "log", "page", "other"];
+
+/// Counts since the process started.
+#[derive(Default)]
+pub(crate) struct Metrics {
+    requests: [AtomicU64; PARTS.len()],
+}
+
+impl Metrics {
+    pub(crate) fn request(&self, path: &str) {
+        let part = match path.split('/').nth(1).unwrap_or_default() {
+            "api" => 0,
+            "git" => 1,
+            "v2" => 2,
+            "log" => 3,
+            "" | "p" | "ledger" | "artifact" | "events" | "assets" | "login" => 4,
+            _ => 5,
+        };
+        self.requests[part].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) async fn render(&self, platform: &Platform) -> String {
+        let mut text =
+            String::from("# HELP adamant_requests_total Requests received.\n# TYPE adamant_requests_total counter\n");
+        for (part, count) in PARTS.iter().zip(&self.requests) {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "adamant_requests_total{{part=\"{part}\"}} {}", count.load(Ordering::Relaxed));
+        }
+        if let Ok(head) = platform.facts.ledger.head().await {
+            let _ = writeln!(
+                text,
+                "# HELP adamant_log_entries Entries in the ledger.\n# TYPE adamant_log_entries counter\nadamant_log_entries {}",
+                head.size
+            );
+        }
+        let _ = writeln!(
+            text,
+            "# HELP adamant_tasks Pieces of work under way.\n# TYPE adamant_tasks gauge\nadamant_tasks {}",
+            platform.tasks.len()
+        );
+        text
+    }
+}

@@ -1,0 +1,131 @@
+//! Opening each part with what it is to know: the one place where paths, clocks, the host's
+//! names and the user's settings meet.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use adamant_api::Class;
+use adamant_audit::Trust;
+use adamant_build::{Builder, BuilderConfig, Host};
+use adamant_fetch::Fetcher;
+use adamant_ledger::{Keys, SqliteLedger};
+use adamant_registry::Registry;
+use adamant_sandbox::Sandbox;
+use adamant_store::{BlobStore, Ledger};
+
+use crate::error::Problem;
+use crate::platform::Config;
+
+/// Proxies for fetching, as the environment of the process names them.
+#[derive(Debug, Clone, Default)]
+pub struct Proxy {
+    http: Option<String>,
+    https: Option<String>,
+    exempt: Option<String>,
+}
+
+impl Proxy {
+    /// From the usual variables, lower case first. `http_proxy` alone is read in lower case
+    /// only, as curl does.
+    pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let first = |names: &[&str]| names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
+        Self {
+            http: first(&["http_proxy", "all_proxy", "ALL_PROXY"]),
+            https: first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
+            exempt: first(&["no_proxy", "NO_PROXY"]),
+        }
+    }
+}
+
+/// The server's UTC, RFC 3339 in whole seconds.
+pub(crate) fn now() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(seconds).ok().and_then(adamant_attest::format_time).unwrap_or_default()
+}
+
+pub(crate) async fn ledger(data: &Path) -> Result<SqliteLedger, Problem> {
+    let keys =
+        Keys::open_or_create(&data.join("keys")).map_err(|e| Problem::damaged("the keys cannot be used").cause(e))?;
+    SqliteLedger::open(&data.join("adamant.db"), keys, Arc::new(SystemTime::now), None)
+        .await
+        .map_err(|e| Problem::damaged("the ledger cannot be opened").cause(e))
+}
+
+/// Writes `trust.json` if it is not there. It is never replaced: that it differs from the keys
+/// is for `fsck` to say.
+pub(crate) fn write_trust(data: &Path, ledger: &SqliteLedger) -> Result<(), Problem> {
+    let path = data.join("trust.json");
+    if path.exists() {
+        return Ok(());
+    }
+    let values = ledger.trust_values();
+    let trust = Trust {
+        origin: values.origin.clone(),
+        log_key: values.log.parse().map_err(|e| Problem::internal("the log key cannot be printed", e))?,
+        root_control_key: values.root.clone(),
+        checkpoint: None,
+        witnesses: Vec::new(),
+    };
+    let bytes = trust.to_bytes().map_err(|e| Problem::internal("the trust file cannot be written", e))?;
+    let mut temp = tempfile::NamedTempFile::new_in(data)?;
+    std::io::Write::write_all(&mut temp, &bytes)?;
+    std::fs::set_permissions(temp.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    temp.as_file().sync_all()?;
+    temp.persist(&path).map_err(|error| error.error)?;
+    std::fs::File::open(data)?.sync_all()?;
+    Ok(())
+}
+
+pub(crate) fn fetcher(config: &Config, blobs: Arc<dyn BlobStore>) -> Result<Fetcher, Problem> {
+    let mut settings = adamant_fetch::Config::default();
+    if let Some(mirror) = &config.debian_mirror {
+        let mirror = mirror.trim_end_matches('/');
+        if let [main, security] = settings.debian.archives.as_mut_slice() {
+            main.base = mirror.to_owned();
+            // Mirrors keep the security archive beside the main one under this name.
+            security.base = format!("{}-security", mirror);
+        }
+    }
+    settings.allowed_hosts.clone_from(&config.allow_private);
+    settings.control_addresses = vec![config.listen.ip()];
+    settings.proxies = adamant_fetch::Proxies {
+        http: config.proxy.http.clone(),
+        https: config.proxy.https.clone(),
+        exempt: config.proxy.exempt.clone(),
+    };
+    Fetcher::new(settings, blobs).map_err(|e| Problem::usage("fetching is not possible").cause(e))
+}
+
+pub(crate) fn builder(config: &Config, blobs: Arc<dyn BlobStore>) -> Result<Builder, Problem> {
+    let uid = rustix::process::geteuid().as_raw();
+    let host = Host {
+        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        user: crate::control::user_name(uid).unwrap_or_default(),
+        data: config.data.display().to_string(),
+    };
+    Builder::open(BuilderConfig {
+        cache: config.data.join("cache"),
+        work: config.data.join("work"),
+        rebuild_work: None,
+        blobs,
+        sandbox: Sandbox::new(config.exe.clone()),
+        host,
+        clock: adamant_build::system_clock(),
+    })
+    .map_err(|e| Problem::new(Class::Unavailable, "builds are not possible").cause(e))
+}
+
+pub(crate) fn registry(
+    data: &Path,
+    blobs: &Arc<dyn BlobStore>,
+    ledger: &Arc<SqliteLedger>,
+) -> Result<Registry, Problem> {
+    let config = adamant_registry::Config {
+        uploads: data.join("work/uploads"),
+        limits: adamant_registry::Limits::default(),
+        clock: Arc::new(SystemTime::now),
+    };
+    Registry::new(Arc::clone(blobs), Arc::clone(ledger) as Arc<dyn Ledger>, config)
+        .map_err(|e| Problem::internal("cannot open the registry", e))
+}

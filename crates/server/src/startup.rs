@@ -1,0 +1,116 @@
+//! What a start has to finish: everything a crash may have left half done, found from facts.
+
+use std::sync::Arc;
+
+use adamant_attest::predicate::BindingKind;
+use adamant_release::{Release, Rollout};
+
+use crate::error::Problem;
+use crate::platform::Platform;
+
+/// Releases looked at for missing rebuilds and branches.
+const RECENT: u64 = 20;
+
+impl Platform {
+    /// Brings refs and environments to what the facts say, and resumes rebuilds. Problems are
+    /// logged by name and do not keep the server from starting: a project that is damaged must
+    /// not take the others down.
+    pub(crate) async fn reconcile(self: &Arc<Self>) {
+        let projects = match self.projects().await {
+            Ok(projects) => projects,
+            Err(problem) => {
+                tracing::error!(%problem, "cannot list the projects");
+                return;
+            }
+        };
+        for project in projects {
+            let name = &project.name;
+            if let Err(problem) = self.source.create(name).await.map_err(|e| Problem::internal("repository", e)) {
+                tracing::error!(%problem, project = name, "repository");
+                continue;
+            }
+            if let Err(problem) = self.reconcile_branches(name).await {
+                tracing::error!(%problem, project = name, "branches");
+            }
+            for environment in &project.environments {
+                if let Err(problem) = self.reconcile_environment(name, environment).await {
+                    tracing::error!(%problem, project = name, environment, "environment");
+                }
+            }
+            if let Err(problem) = self.resume_rebuilds(name).await {
+                tracing::error!(%problem, project = name, "rebuilds");
+            }
+        }
+    }
+
+    /// A release whose branch did not move: the crash came between the two. The push was not
+    /// acknowledged, but its effect is recorded; the ref follows if nobody moved it since.
+    async fn reconcile_branches(&self, project: &str) -> Result<(), Problem> {
+        let repository = self.repository(project).await?;
+        let failed = |e: adamant_source::ReadError| Problem::internal("cannot read the branches", e);
+        let branches = repository.branches().await.map_err(failed)?;
+        let mut commits = self.facts.newest(project, RECENT).await?;
+        commits.reverse();
+        for commit in commits {
+            let text = |name: &str| commit.detail.get(name).and_then(|v| v.as_str());
+            let Some(branch) = text("ref").and_then(|r| r.strip_prefix("refs/heads/")) else { continue };
+            if !self.is_bound(BindingKind::Release, &format!("{project}/{}", commit.number)).await? {
+                continue;
+            }
+            let Ok(new) = commit.oid.parse() else { continue };
+            let old = text("old").and_then(|oid| oid.parse().ok());
+            let key = branches.keys().find(|key| key.strip_prefix("refs/heads/").unwrap_or(key) == branch);
+            let now = key.and_then(|key| branches.get(key)).copied();
+            if now == old && now != Some(new) {
+                tracing::info!(project, branch, commit = commit.oid, "moving a branch to its release");
+                repository
+                    .set_branch(branch, old, new)
+                    .await
+                    .map_err(|e| Problem::internal(format!("cannot move {branch}"), e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An environment whose last deployment has no observation gets it done; one that should run
+    /// is running afterwards.
+    async fn reconcile_environment(self: &Arc<Self>, project: &str, environment: &str) -> Result<(), Problem> {
+        let facts = self.facts.deployments(project, environment, 10).await?;
+        let Some(last) = facts.last() else { return Ok(()) };
+        if last.observation.is_some() {
+            return Ok(());
+        }
+        let rollout: Rollout = self.document(last.deployment.rollout).await?;
+        let (digest, sequence) = (last.deployment.rollout, last.link.sequence);
+        tracing::info!(project, environment, sequence, "finishing a deployment");
+        let platform = Arc::clone(self);
+        let (project, environment) = (project.to_owned(), environment.to_owned());
+        // In the background: a service that never gets healthy must not hold up the start.
+        self.tasks.spawn(async move {
+            let _turn = platform.turn(&project, &environment).await;
+            // Somebody may have deployed since.
+            let moved = platform.facts.deployments(&project, &environment, 1).await;
+            if moved.is_ok_and(|d| d.last().is_some_and(|d| d.link.sequence == sequence && d.observation.is_none()))
+                && let Err(problem) = platform.bring_about(&rollout, digest, sequence).await
+            {
+                tracing::error!(%problem, project, environment, "finishing a deployment");
+            }
+        });
+        Ok(())
+    }
+
+    async fn resume_rebuilds(self: &Arc<Self>, project: &str) -> Result<(), Problem> {
+        for commit in self.facts.newest(project, RECENT).await? {
+            let name = format!("{project}/{}", commit.number);
+            let Some(digest) = self.facts.bound(BindingKind::Release, &name).await? else { continue };
+            let release: Release = self.document(digest).await?;
+            for artifact in &release.artifacts {
+                if self.rebuild_of(project, artifact.digest).await?.is_none() {
+                    self.rebuild_later(project, commit.number);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
