@@ -158,12 +158,12 @@ async fn act(ask: Ask, front: &Arc<Front>, held: &Held, reply: Reply) -> Reply {
     }
 }
 
-/// Asks the front before this one, if it still serves.
-fn pass_on<T>(front: &Front, ask: impl FnOnce(&FrontClient) -> io::Result<T>) -> Option<T> {
-    let client = front.predecessor.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()?;
-    let result = ask(&client).ok();
-    if result.is_some() {
-        *front.predecessor.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(client);
+/// Asks the front before this one, if it still serves; one question after the other.
+pub(super) fn pass_on<T>(front: &Front, ask: impl FnOnce(&FrontClient) -> io::Result<T>) -> Option<T> {
+    let mut held = front.predecessor.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let result = ask(held.as_ref()?).ok();
+    if result.is_none() {
+        *held = None;
     }
     result
 }

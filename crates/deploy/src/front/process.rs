@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -156,7 +157,7 @@ async fn accept(listener: TcpListener, front: Arc<Front>) {
 async fn connection(stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
     let _ = stream.set_nodelay(true);
     let stopped = front.stopped.clone();
-    front.connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    front.connections.fetch_add(1, Ordering::SeqCst);
     let service = {
         let front = front.clone();
         service_fn(move |request| {
@@ -167,7 +168,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WAIT)
-        .max_buf_size(MAX_HEAD_BYTES)
+        .max_header_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
@@ -178,15 +179,21 @@ async fn connection(stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
             let _ = tokio::time::timeout(Duration::from_secs(1), connection).await;
         }
     }
-    front.connections.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+    front.connections.fetch_sub(1, Ordering::SeqCst);
     front.connection_ended.notify_waiters();
 }
 
-async fn wait_for_connections(front: &Front) {
+/// Waits until nothing is served here nor by the front before, which can be asked only through
+/// this one.
+async fn wait_for_connections(front: &Arc<Front>) {
     loop {
         let ended = front.connection_ended.notified();
-        if front.connections.load(std::sync::atomic::Ordering::SeqCst) == 0 && !front.busy() {
-            return;
+        if front.connections.load(Ordering::SeqCst) == 0 && !front.busy() {
+            let asking = front.clone();
+            let before = move || control::pass_on(&asking, |old| old.hello());
+            if matches!(tokio::task::spawn_blocking(before).await, Ok(None)) {
+                return;
+            }
         }
         let _ = tokio::time::timeout(Duration::from_millis(500), ended).await;
     }

@@ -90,6 +90,8 @@ impl Front {
 
     /// Reads the routes from the file.
     pub(super) fn reload(&self) -> io::Result<()> {
+        // One at a time: an older table must not be applied after a newer one.
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = stamp(&self.dir);
         let table = Table::read(&self.dir)?;
         self.apply(table, stamp);
@@ -152,6 +154,9 @@ impl Front {
 
     /// Waits until nothing is in flight on an instance that has no route any more.
     pub(super) async fn drain(&self, key: &str, wait: Duration) -> usize {
+        if self.leaving.load(Ordering::SeqCst) {
+            let _ = self.reload();
+        }
         let backend = {
             let routes = self.read();
             routes.backends.get(key).filter(|b| !routes.hosts.values().any(|h| h.key == b.key)).cloned()

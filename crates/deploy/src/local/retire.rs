@@ -19,8 +19,7 @@ impl Inner {
     pub(super) fn retire(self: &Arc<Self>, project: &Project, name: &str) -> io::Result<()> {
         let dir = project.instance_dir(name);
         durable::write(&dir.join(file::RETIRING), b"")?;
-        let ending = |inner: &Self| inner.ending.lock().unwrap_or_else(PoisonError::into_inner);
-        if !ending(self).insert(dir.clone()) {
+        if !self.ending.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.clone()) {
             return Ok(());
         }
         let (inner, project, name) = (self.clone(), project.clone(), name.to_owned());
@@ -30,7 +29,7 @@ impl Inner {
                 let (environment, project) = (project.environment, project.name);
                 tracing::warn!(environment, project, instance = name, %error, "not retired");
             }
-            ending(&inner).remove(&dir);
+            inner.ending.lock().unwrap_or_else(PoisonError::into_inner).remove(&dir);
         });
         Ok(())
     }

@@ -11,4 +11,4 @@ pub(crate) use hash::{compare, open_dir};
 pub(crate) use image::config_of;
 pub use image::{ImageConfig, ImageError};
 pub(crate) use unpack::verify;
-pub use unpack::{Trees, UnpackError, Unpacked};
+pub use unpack::{Trees, UnpackError, Unpacked, check_tree};

@@ -190,6 +190,11 @@ impl Trees {
     }
 }
 
+/// Compares the unpacked tree called `tree` below `dir` with its name. Changes nothing.
+pub fn check_tree(dir: &Path, tree: Digest) -> Result<(), HashError> {
+    verify(dir, tree).map(drop)
+}
+
 /// Opens the tree called `tree`, hashes it through the descriptor and returns that descriptor.
 pub(crate) fn verify(dir: &Path, tree: Digest) -> Result<std::os::fd::OwnedFd, HashError> {
     let io = |source| HashError::Io { tree, source };
