@@ -88,29 +88,33 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "/usr/bin/true",
     ];
     let bwrap: &'static [&'static str] = Box::leak(Box::new(bwrap));
-    measure("adamant", rounds, &mut || run(&spec));
-    measure("adamant, memory and process limits", rounds, &mut || run(&limited));
-    measure("bwrap", rounds, &mut command(bwrap));
-    measure("unshare -mpniuCf", rounds, &mut command(&["unshare", "-mpniuCfr", "/usr/bin/true"]));
-    measure("no sandbox", rounds, &mut command(&["/usr/bin/true"]));
+    let mut contenders: Vec<Contender<'_>> = vec![
+        ("adamant", Box::new(|| run(&spec))),
+        ("adamant, memory and process limits", Box::new(|| run(&limited))),
+        ("bwrap", Box::new(command(bwrap))),
+        ("unshare -mpniuCfr", Box::new(command(&["unshare", "-mpniuCfr", "/usr/bin/true"]))),
+        ("no sandbox", Box::new(command(&["/usr/bin/true"]))),
+    ];
+    let mut times = vec![Vec::with_capacity(rounds); contenders.len()];
+    // In turns, so that a busy moment of the machine strikes all.
+    for _ in 0..rounds {
+        for ((name, run), times) in contenders.iter_mut().zip(&mut times) {
+            let started = Instant::now();
+            match run() {
+                Ok(()) => times.push(started.elapsed()),
+                Err(error) => println!("{name}: {error}"),
+            }
+        }
+    }
+    for ((name, _), mut times) in contenders.into_iter().zip(times) {
+        times.sort();
+        let at = |part: usize| millis(times.get(times.len() * part / 100).copied().unwrap_or_default());
+        println!("{name}: least {:.2} ms, median {:.2} ms, p95 {:.2} ms", at(0), at(50), at(95));
+    }
     Ok(())
 }
 
-/// Runs one after the other, and prints the median and the 95th percentile.
-fn measure(name: &str, rounds: usize, run: &mut dyn FnMut() -> Result<(), Box<dyn std::error::Error>>) {
-    let mut times = Vec::with_capacity(rounds);
-    for _ in 0..rounds {
-        let started = Instant::now();
-        if let Err(error) = run() {
-            println!("{name}: {error}");
-            return;
-        }
-        times.push(started.elapsed());
-    }
-    times.sort();
-    let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or(Duration::ZERO);
-    println!("{name}: median {:.2} ms, p95 {:.2} ms", millis(at(50)), millis(at(95)));
-}
+type Contender<'a> = (&'static str, Box<dyn FnMut() -> Result<(), Box<dyn std::error::Error>> + 'a>);
 
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0

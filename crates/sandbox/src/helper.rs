@@ -134,8 +134,8 @@ fn first_process(
         Copy::Parent(pid) => Ok((pid, ours)),
         Copy::Child => {
             drop(ours);
-            // The caller must see the helper go although this process still is.
-            let _ = rustix::io::fcntl_setfd(control, rustix::io::FdFlags::CLOEXEC);
+            // Only the helper speaks with the caller.
+            raw::forsake(control);
             inside::run(Inside { spec, fds, helper: theirs, privileged, owner })
         }
     }

@@ -9,6 +9,10 @@
 //! network of loopback alone, and no descriptor but 0, 1 and 2. It has no capability and cannot gain
 //! one. It runs as [`owner`], never as root of the host.
 //!
+//! Known bounds: an ordinary user's supplementary groups stay with the program (the kernel lets none
+//! be dropped), though no mount shows what they open. `/proc` tells the processor's model and the
+//! size of memory. Needs Linux 5.12.
+//!
 //! Absent: images, networks between sandboxes, terminals, a way in for a running sandbox.
 //!
 //! Why not bubblewrap: a program of its own that users would have to install, that sets no limits,

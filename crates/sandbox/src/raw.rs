@@ -47,6 +47,14 @@ pub(crate) fn unshare_user() -> Result<(), Errno> {
     checked(c_long::from(unsafe { libc::unshare(libc::CLONE_NEWUSER) })).map(drop)
 }
 
+/// Closes a descriptor that a copy of this process inherited and that its owner, left behind on a
+/// stack this copy never returns to, will not close in it.
+pub(crate) fn forsake(fd: &OwnedFd) {
+    // SAFETY: called right after `clone` in the child, which ends by `exit_now` or `execute`: the
+    // owner's destructor never runs in this process, and nothing here uses the descriptor again.
+    unsafe { libc::close(fd.as_raw_fd()) };
+}
+
 /// Ends this process without running exit handlers, which belong to the helper it was copied from.
 pub(crate) fn exit_now(status: c_int) -> ! {
     // SAFETY: does not return and touches no memory.
