@@ -129,7 +129,7 @@ struct FaultyUpload {
 }
 
 impl Upload for FaultyUpload {
-    fn write<'a>(&'a mut self, bytes: Bytes) -> BoxFuture<'a, Result<(), WriteBlobError>> {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), WriteBlobError>> {
         self.inner.write(bytes)
     }
 

@@ -256,8 +256,8 @@ mod tests {
         Prepared { fact: Fact { role: Role::Control, subject: Vec::new(), predicate, chain }, binds }
     }
 
-    fn on(name: &str, expect: Option<u64>) -> Option<Chain> {
-        Some(Chain { name: name.to_owned(), expect })
+    fn on(name: &str, expect: Option<u64>) -> Chain {
+        Chain { name: name.to_owned(), expect }
     }
 
     fn decide(calls: &[Vec<Prepared>]) -> Plan {
@@ -294,8 +294,8 @@ mod tests {
     #[test]
     fn a_failed_call_leaves_no_trace_in_its_chains() {
         let plan = decide(&[
-            vec![binding("a", "1", on("c", None)), binding("b", "1", on("c", Some(3)))],
-            vec![binding("b", "1", on("c", Some(1))), binding("d", "1", on("c", None))],
+            vec![binding("a", "1", Some(on("c", None))), binding("b", "1", Some(on("c", Some(3))))],
+            vec![binding("b", "1", Some(on("c", Some(1)))), binding("d", "1", Some(on("c", None)))],
         ]);
         let Err(AppendError::ChainMoved { expected: 3, found: 2, .. }) = &plan.outcomes[0] else { panic!("{plan:?}") };
         let receipts = plan.outcomes[1].as_ref().unwrap();

@@ -8,7 +8,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 use crate::error::{damaged, database};
 use crate::schema;
 use crate::sql;
-use crate::views::{Place, Recorded, Rows};
+use crate::views::{self, Place, Rows};
 
 /// Entries read at a time.
 pub(crate) const PAGE: i64 = 500;
@@ -72,6 +72,6 @@ pub(crate) fn add_parsed(
         None => None,
     };
     let subject = &mut statement.subject.iter().map(|(_, digest)| *digest);
-    rows.add(Recorded { index, statement: digest, subject, predicate: &predicate, recorded_at, link });
+    rows.add(views::Row { index, statement: digest, subject, predicate: &predicate, recorded_at, link });
     Ok(())
 }

@@ -30,7 +30,7 @@ struct BindingRow {
 }
 
 /// An entry as the views see it.
-pub(crate) struct Recorded<'a> {
+pub(crate) struct Row<'a> {
     pub(crate) index: i64,
     pub(crate) statement: Digest,
     pub(crate) subject: &'a mut dyn Iterator<Item = Digest>,
@@ -41,8 +41,8 @@ pub(crate) struct Recorded<'a> {
 }
 
 impl Rows {
-    pub(crate) fn add(&mut self, entry: Recorded<'_>) {
-        let Recorded { index, statement, subject, predicate, recorded_at, link } = entry;
+    pub(crate) fn add(&mut self, entry: Row<'_>) {
+        let Row { index, statement, subject, predicate, recorded_at, link } = entry;
         let sequence = link.map(|(_, sequence)| sequence);
         for (kind, name, digest) in predicate::binds(predicate) {
             let (kind, by) = (kind.as_str(), predicate::actor(predicate).to_owned());

@@ -20,7 +20,7 @@ use crate::plan::{self, Binding, Known, Prepared};
 use crate::seal::{self, Sealed};
 use crate::sql::{self, Target};
 use crate::tree::{self, Edge};
-use crate::views::{Place, Recorded, Rows};
+use crate::views::{self, Place, Rows};
 use crate::{rebuild, schema};
 
 /// Most facts in one call of `append`, and about as many in one transaction.
@@ -43,7 +43,7 @@ pub(crate) struct Job {
     facts: Vec<Prepared>,
     reply: oneshot::Sender<Result<Vec<Receipt>, AppendError>>,
     /// Its share of [`MAX_WAITING_FACTS`].
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 type Reply = (oneshot::Sender<Result<Vec<Receipt>, AppendError>>, OwnedSemaphorePermit);
@@ -54,7 +54,7 @@ impl Job {
         permit: OwnedSemaphorePermit,
     ) -> (Self, oneshot::Receiver<Result<Vec<Receipt>, AppendError>>) {
         let (reply, answer) = oneshot::channel();
-        (Self { facts, reply, _permit: permit }, answer)
+        (Self { facts, reply, permit }, answer)
     }
 }
 
@@ -175,9 +175,9 @@ impl Writer {
 
     async fn serve(&mut self, batch: Vec<Job>) {
         let (mut calls, mut replies): (_, Vec<Reply>) = (Vec::new(), Vec::new());
-        for Job { facts, reply, _permit } in batch {
+        for Job { facts, reply, permit } in batch {
             calls.push(facts);
-            replies.push((reply, _permit));
+            replies.push((reply, permit));
         }
         match self.append(calls).await {
             Ok(outcomes) => {
@@ -343,7 +343,7 @@ fn work(
     let mut rows = Rows::default();
     let mut statements = Vec::with_capacity(plan.entries.len());
     for (index, entry) in (first..).zip(plan.entries) {
-        rows.add(Recorded {
+        rows.add(views::Row {
             index: sql::signed(index)?,
             statement: entry.digest,
             subject: &mut entry.subject.iter().copied(),

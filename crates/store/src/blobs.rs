@@ -29,7 +29,7 @@ pub trait BlobStore: Send + Sync {
 /// A blob that is still arriving. Dropping it discards what arrived.
 pub trait Upload: Send {
     /// The next bytes.
-    fn write<'a>(&'a mut self, bytes: Bytes) -> BoxFuture<'a, Result<(), WriteBlobError>>;
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), WriteBlobError>>;
     /// Bytes so far.
     fn len(&self) -> u64;
     /// Whether nothing arrived yet.

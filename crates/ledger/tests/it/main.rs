@@ -1,4 +1,5 @@
 //! The SQLite ledger: the conformance suite and what only a file can show.
+#![expect(clippy::unwrap_used, reason = "a test that panics says where")]
 
 mod crash;
 mod open;

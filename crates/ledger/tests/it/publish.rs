@@ -120,7 +120,8 @@ async fn an_old_copy_of_the_database_does_not_publish() {
     let ledger = place.open().await;
     let dir = place.dir.path().join("log");
     ledger.publish(&dir).await.unwrap();
-    let (_, newer) = (ledger.close().await, Place { dir: tempfile::tempdir().unwrap(), keys: place.keys.clone() });
+    ledger.close().await;
+    let newer = Place { dir: tempfile::tempdir().unwrap(), keys: place.keys.clone() };
     std::fs::copy(place.db(), newer.db()).unwrap();
     let ahead = newer.open().await;
     grow(&ahead, 10).await;

@@ -102,7 +102,7 @@ async fn every_edit_is_named() {
         ),
         ("UPDATE head SET size = size - 1", &["head: size is"]),
         ("UPDATE head SET recorded_at = recorded_at + 1", &["head: recorded_at"]),
-        ("UPDATE head SET compact = compact || x'00'", &["head: "]),
+        ("UPDATE head SET compact = CAST(compact || x'00' AS BLOB)", &["head: "]),
         (
             "UPDATE head SET checkpoint = replace(checkpoint, char(10) || '304' || char(10), char(10) || '303' || char(10))",
             &["head: the checkpoint does not hold"],

@@ -75,7 +75,7 @@ impl Sink {
 }
 
 impl Upload for FsUpload {
-    fn write<'a>(&'a mut self, bytes: Bytes) -> BoxFuture<'a, Result<(), WriteBlobError>> {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), WriteBlobError>> {
         Box::pin(async move {
             if matches!(self.state, State::Failed) {
                 return Err(io::Error::other("an earlier write of this upload failed").into());

@@ -13,7 +13,7 @@ fn lock_child() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
     let _lock = DataLock::acquire(dir.as_ref()).unwrap();
     println!("locked");
-    std::thread::sleep(std::time::Duration::from_secs(60));
+    std::thread::sleep(std::time::Duration::from_mins(1));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! Blobs on local files: the conformance suite and what only files can show.
+#![expect(clippy::unwrap_used, reason = "a test that panics says where")]
 
 mod lock;
 mod temp;
