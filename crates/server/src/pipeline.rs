@@ -128,7 +128,7 @@ impl Platform {
         };
         let recipe_text = file(RECIPE_FILE, "`adamant init` writes one; commit it").await?;
         let lock_text = file(LOCK_FILE, "`adamant lock` writes it; commit it beside adamant.toml").await?;
-        let paths = repository.entries(oid, "", true).await.map_err(read)?;
+        let paths = repository.entries(oid, ".", true).await.map_err(read)?;
         let paths: std::collections::BTreeSet<&str> = paths.iter().map(|entry| entry.path.as_str()).collect();
         let recipe =
             Recipe::parse(&recipe_text, &|path| paths.contains(path)).map_err(|e| Problem::usage(e.to_string()))?;
