@@ -16,6 +16,8 @@ use futures_util::{Stream, StreamExt as _};
 use crate::error::Problem;
 use crate::platform::{Config, Platform};
 
+/// How long a deployment waits for another change of the same environment to end.
+const BUSY: std::time::Duration = std::time::Duration::from_secs(90);
 /// Lines of an instance's log shown at first.
 const TAIL: usize = 200;
 
@@ -54,7 +56,18 @@ impl Platform {
             state,
             detail,
         };
-        Ok(match self.local.apply(&applied).await {
+        // The host may just be mending what runs there: that ends, within the time it gives a
+        // service to become healthy.
+        let give_up = tokio::time::Instant::now() + BUSY;
+        let outcome = loop {
+            match self.local.apply(&applied).await {
+                Err(ApplyError::Local(LocalError::Busy { .. })) if tokio::time::Instant::now() < give_up => {
+                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                }
+                outcome => break outcome,
+            }
+        };
+        Ok(match outcome {
             Ok(Outcome::Healthy { ms, healed }) => {
                 let healed =
                     if healed.is_empty() { String::new() } else { format!("; repaired {}", healed.join(", ")) };

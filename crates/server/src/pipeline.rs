@@ -72,7 +72,10 @@ impl Progress {
     /// Takes a build's output.
     pub(crate) fn output_sink(&self) -> adamant_build::Sink {
         let log = Arc::clone(&self.log);
-        Arc::new(move |line| log.line(line))
+        Arc::new(move |line| {
+            tracing::debug!(point = "in a step", line);
+            log.line(line);
+        })
     }
 }
 
@@ -84,6 +87,7 @@ impl Platform {
             // A tag names a commit that a branch brings or brought; it builds nothing.
             return Ok(());
         }
+        tracing::info!(point = "pack received", project = push.project, commit = %push.new);
         let checked = self.check(&push.project, &repository, push.new).await?;
         // One commit of a project at a time: pushes of the same commit meet here and the second
         // finds everything done.

@@ -19,6 +19,8 @@ use crate::platform::{Config, Platform};
 const GRACE: Duration = Duration::from_secs(10);
 /// How often published tiles follow the ledger at the latest.
 const PUBLISH: Duration = Duration::from_secs(1);
+/// How often what runs is compared with what should run.
+const CONVERGE: Duration = Duration::from_secs(5);
 /// How often housekeeping is done.
 const HOUSEKEEPING: Duration = Duration::from_mins(10);
 
@@ -54,8 +56,6 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         address,
         anonymous_registry,
     });
-    // Environments first: what served users before goes on serving before anybody can change it.
-    platform.converge().await;
     platform.reconcile().await;
 
     let stop = CancellationToken::new();
@@ -78,18 +78,36 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         }
     });
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
+    tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
     tracing::info!(%address, data = %data.display(), "serving");
     Ok(Running { platform, address, stop, tasks })
 }
 
-/// Publishes tiles as the log grows, sweeps old uploads, keeps environments running.
+/// Keeps environments running what is recorded. A task of its own: waiting for a service that
+/// does not get healthy holds nothing else up.
+async fn hosting(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
+    // The first tick is at once: what should run does, soon after a start.
+    let mut tick = tokio::time::interval(CONVERGE);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            _ = tick.tick() => {}
+        }
+        tokio::select! {
+            () = &mut stop => return,
+            () = platform.converge() => {}
+        }
+    }
+}
+
+/// Publishes tiles as the log grows and sweeps old uploads.
 async fn housekeeping(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
     let mut grown = platform.changes.subscribe();
     grown.mark_changed();
     let mut tick = tokio::time::interval(HOUSEKEEPING);
     tick.reset();
-    let mut converge = tokio::time::interval(Duration::from_secs(30));
-    converge.reset();
     tokio::pin!(stop);
     loop {
         tokio::select! {
@@ -104,7 +122,6 @@ async fn housekeeping(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
                 // What is recorded meanwhile goes out together.
                 tokio::time::sleep(PUBLISH / 5).await;
             }
-            _ = converge.tick() => platform.converge().await,
             _ = tick.tick() => {
                 platform.registry.sweep().await;
             }

@@ -109,6 +109,7 @@ pub fn asset(name: &str) -> Option<(&'static str, &'static [u8])> {
         "htmx.min.js" => (SCRIPT, include_bytes!("../assets/htmx.min.js").as_slice()),
         "htmx-sse.min.js" => (SCRIPT, include_bytes!("../assets/htmx-sse.min.js").as_slice()),
         "page.css" => ("text/css; charset=utf-8", include_bytes!("../assets/page.css").as_slice()),
+        "icon.svg" => ("image/svg+xml", include_bytes!("../assets/icon.svg").as_slice()),
         _ => return None,
     })
 }

@@ -240,8 +240,9 @@ impl Attack {
     fn move_tag_under_lock(&mut self) -> Result<(), Failure> {
         let path = self.work.join("adamant.lock");
         let right = std::fs::read_to_string(&path)?;
-        let start = right.find("sha256:").ok_or_else(|| Failure::bug("a lock without digests"))?;
-        let other = Digest::of(b"moved").to_string();
+        const MEMBER: &str = "\nsha256 = \"";
+        let start = right.find(MEMBER).ok_or_else(|| Failure::bug("a lock without digests"))? + MEMBER.len();
+        let other = Digest::of(b"moved").hex();
         let moved = format!("{}{other}{}", &right[..start], &right[start + other.len()..]);
         std::fs::write(&path, moved)?;
         let pushed = self
