@@ -18,7 +18,7 @@ mod socket;
 mod tree;
 
 pub use front::front;
-pub use instance::{Claim, InstanceStatus, Phase, Verify, instance, verify_capsule};
+pub use instance::{Claim, InstanceStatus, Phase, Verify, instance};
 pub use local::{
     Applied, ApplyError, Event, InstanceView, Local, LocalError, LogFollower, LogLine, Observed, Options, Outcome,
     Record,

@@ -110,11 +110,8 @@ impl Backend {
         let deadline = tokio::time::Instant::now() + CONNECT_WAIT;
         let mut pause = Duration::from_millis(5);
         loop {
-            let given = match tokio::time::timeout_at(deadline, self.ask()).await {
-                Ok(given) => given,
-                Err(_) => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the program does not accept connections"));
-                }
+            let Ok(given) = tokio::time::timeout_at(deadline, self.ask()).await else {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the program does not accept connections"));
             };
             match given.and_then(|(bytes, fd)| socket::given(&bytes, fd)) {
                 Ok(fd) => {

@@ -190,7 +190,7 @@ async fn wait_for_connections(front: &Arc<Front>) {
         let ended = front.connection_ended.notified();
         if front.connections.load(Ordering::SeqCst) == 0 && !front.busy() {
             let asking = front.clone();
-            let before = move || control::pass_on(&asking, |old| old.hello());
+            let before = move || control::pass_on(&asking, FrontClient::hello);
             if matches!(tokio::task::spawn_blocking(before).await, Ok(None)) {
                 return;
             }

@@ -20,7 +20,7 @@ use super::headers;
 use super::state::{Found, Front};
 
 /// How long a program may take until the head of its answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(300);
+const ANSWER_WAIT: Duration = Duration::from_mins(5);
 
 /// Passes a request to the instance its host leads to.
 pub(super) async fn pass(front: Arc<Front>, peer: SocketAddr, request: Request<Incoming>) -> Response<Answer> {
@@ -187,5 +187,5 @@ fn text(status: StatusCode, words: &str) -> Response<Answer> {
 }
 
 fn shown(host: &str) -> String {
-    host.chars().filter(|c| c.is_ascii_graphic()).take(100).collect()
+    host.chars().filter(char::is_ascii_graphic).take(100).collect()
 }

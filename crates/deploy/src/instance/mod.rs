@@ -1,12 +1,10 @@
 //! One process per instance: verifies, starts, watches and restarts a program.
 
-mod evidence;
 mod health;
 mod prepare;
 mod status;
 mod supervisor;
 
-pub use evidence::verify_capsule;
 pub use prepare::{Claim, Verify};
 pub(crate) use prepare::{Description, file};
 pub use status::{InstanceStatus, Phase};

@@ -164,7 +164,10 @@ fn run(
         let until = Instant::now() + pause;
         loop {
             match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Event::Stop) => return finish(shared),
+                Ok(Event::Stop) => {
+                    finish(shared);
+                    return Ok(());
+                }
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -191,7 +194,7 @@ fn watch(shared: &Shared, child: &Child, number: u64, inbox: &Receiver<Event>) -
             Ok(Event::Unhealthy(of, reason)) if of == number => shared.set(|status| status.detail = reason),
             Ok(Event::Ended(of, result)) if of == number => {
                 if stopping {
-                    let _ = finish(shared);
+                    finish(shared);
                     return None;
                 }
                 return Some(match result {
@@ -209,7 +212,7 @@ fn watch(shared: &Shared, child: &Child, number: u64, inbox: &Receiver<Event>) -
     }
 }
 
-fn finish(shared: &Shared) -> io::Result<()> {
+fn finish(shared: &Shared) {
     shared.note("stopped");
     shared.set(|status| {
         status.phase = Phase::Stopped;
@@ -217,7 +220,6 @@ fn finish(shared: &Shared) -> io::Result<()> {
     });
     // The thread that was asked to stop has its answer out before the process ends.
     std::thread::sleep(Duration::from_millis(20));
-    Ok(())
 }
 
 fn describe(outcome: &Outcome) -> String {

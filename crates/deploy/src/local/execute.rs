@@ -18,7 +18,7 @@ use crate::instance::{self, Description, Phase, file};
 use crate::{daemon, durable, log};
 
 /// How long another process may hold a project.
-const LOCK_WAIT: Duration = Duration::from_secs(180);
+const LOCK_WAIT: Duration = Duration::from_mins(3);
 /// How long a supervisor may take until its control socket is there.
 const SUPERVISOR_START: Duration = Duration::from_secs(20);
 /// A program that ended so often before it was healthy will not become it.
@@ -260,6 +260,7 @@ impl Run<'_> {
                     let (of, generation) = (self.project.clone(), self.record.generation);
                     blocking(self.project.dir(), move || of.set_current(generation)).await?;
                     // From here on it is what runs: a crash now is repaired forwards.
+                    tracing::info!(point = "before the switch", environment = self.project.environment, generation);
                     self.started.clear();
                 }
                 Step::Route { routes } => self.route(routes).await?,

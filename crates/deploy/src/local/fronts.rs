@@ -12,7 +12,7 @@ use crate::{daemon, durable};
 /// How long a front may take to start.
 const START: Duration = Duration::from_secs(20);
 /// How long a front that was replaced serves its old connections.
-const HANDOVER: Duration = Duration::from_secs(300);
+const HANDOVER: Duration = Duration::from_mins(5);
 
 impl Inner {
     /// Makes sure that the environment has a front that answers; its port. Blocks.

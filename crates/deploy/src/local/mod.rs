@@ -47,7 +47,7 @@ impl Options {
             trees: data.join("trees"),
             exe,
             trust: data.join("trust.json"),
-            ready: Duration::from_secs(60),
+            ready: Duration::from_mins(1),
             drain: Duration::from_secs(30),
         }
     }

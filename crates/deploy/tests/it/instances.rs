@@ -147,7 +147,7 @@ async fn everything_is_found_again() {
     let port = world.port().await;
     let before = world.local.observe().await.unwrap().remove(0);
     let again = World::open(&world.dir(), helper(), world.blobs.clone());
-    assert_eq!(again.observe().await.unwrap(), [before.clone()]);
+    assert_eq!(again.observe().await.unwrap(), std::slice::from_ref(&before));
     assert!(again.converge().await.is_empty());
 
     // A supervisor that is killed takes its program with it; both come back.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use adamant_deploy::Outcome;
 
 use crate::http::{Connection, get};
-use crate::support::{HOST, World, applied, helper};
+use crate::support::{HOST, World, applied, helper, until};
 use crate::world;
 
 /// Requests without pause on kept and on new connections.
@@ -77,6 +77,51 @@ async fn no_request_is_lost_in_switches() {
         assert_eq!(get(port, HOST, "/").unwrap().body, name);
     }
     load.finish();
+    world.local.settle().await;
+    assert_eq!(world.local.observe().await.unwrap()[0].instances.len(), 1);
+}
+
+/// Starts a process that deploys `generation`.
+fn deployer(world: &World, generation: u64, image: adamant_digest::Digest) -> std::process::Child {
+    let applied = applied(generation, image, &[("NAME", &generation.to_string())]);
+    let dir = world.dir();
+    std::fs::write(dir.join("generation"), generation.to_string()).unwrap();
+    std::fs::write(dir.join("rollout.json"), applied.rollout).unwrap();
+    std::fs::write(dir.join("configuration.json"), applied.configuration).unwrap();
+    std::fs::write(dir.join("evidence"), applied.evidence).unwrap();
+    let _ = std::fs::remove_file(dir.join("applied"));
+    std::process::Command::new(helper()).arg("apply").arg(&dir).spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_takes_nothing_with_it() {
+    let world = world!("a_killed_server_takes_nothing_with_it");
+    let image = world.image(false, &[]).await;
+    let mut server = deployer(&world, 1, image);
+    until("deployed", async || world.dir().join("applied").exists()).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let port = world.port().await;
+    assert_eq!(get(port, HOST, "/").unwrap().body, "1");
+    assert!(world.local.converge().await.is_empty());
+
+    // Killed at any point of a deployment: what runs answers, and the deployment can be repeated.
+    let load = Load::start(port);
+    for generation in 2..12 {
+        let mut server = deployer(&world, generation, image);
+        std::thread::sleep(Duration::from_millis(generation * 30));
+        server.kill().unwrap();
+        server.wait().unwrap();
+        let events = world.local.converge().await;
+        assert!(events.iter().all(|event| !event.trouble), "{events:?}");
+        let body = get(port, HOST, "/").unwrap().body;
+        assert!(body == generation.to_string() || body == (generation - 1).to_string(), "{body} at {generation}");
+        world.deploy(generation, image, &generation.to_string()).await;
+        assert_eq!(get(port, HOST, "/").unwrap().body, generation.to_string());
+    }
+    load.finish();
+    world.local.settle().await;
+    world.local.converge().await;
     world.local.settle().await;
     assert_eq!(world.local.observe().await.unwrap()[0].instances.len(), 1);
 }
