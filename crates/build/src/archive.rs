@@ -1,36 +1,30 @@
-//! Reads tar archives into items: bytes go to numbered files of a staging directory, names stay
+//! Turns archives and packages into items: bytes go to numbered files of a staging directory, names stay
 //! in memory. Nothing in an archive chooses where on the host anything is written.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use adamant_digest::Hasher;
+use adamant_fetch::archive::{self, Entry, Limits};
+use adamant_fetch::deb::{self, DebError};
 
-use crate::layout::{Content, Layout, LayoutError, Node, normal};
-
-/// How much may come out of one archive.
-#[derive(Debug, Clone, Copy)]
-pub struct ArchiveLimits {
-    /// Bytes of all files together.
-    pub bytes: u64,
-    /// Names.
-    pub entries: u64,
-}
-
-impl Default for ArchiveLimits {
-    fn default() -> Self {
-        Self { bytes: 8 << 30, entries: 400_000 }
-    }
-}
+use crate::abi;
+use crate::layout::{Content, Layout, LayoutError, Node};
 
 /// Why an archive was not unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The bytes are not what the format asks for, or could not be read.
-    #[error("the archive cannot be read: {0}")]
+    /// What is in it.
+    #[error(transparent)]
+    Archive(#[from] archive::ArchiveError),
+    /// What is in a Debian package.
+    #[error(transparent)]
+    Deb(#[from] DebError),
+    /// Its bytes cannot be read.
+    #[error("it cannot be read: {0}")]
     Read(#[source] io::Error),
     /// Ours: the staging directory.
     #[error("cannot write {}: {source}", path.display())]
@@ -44,25 +38,9 @@ pub enum ArchiveError {
     /// A name that cannot be used.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// A name that is not text.
-    #[error("`{0}` is not UTF-8")]
-    NotText(String),
-    /// A device, a socket or another thing that no build needs.
-    #[error("`{path}` is a {kind}; only files, directories and links are unpacked")]
-    Kind {
-        /// The entry.
-        path: String,
-        /// What it is.
-        kind: String,
-    },
     /// Too much.
-    #[error("the archive holds more than {limit} {unit}")]
-    TooLarge {
-        /// The bound.
-        limit: u64,
-        /// What is counted.
-        unit: &'static str,
-    },
+    #[error("it holds more than {0} bytes")]
+    TooLarge(u64),
 }
 
 /// A directory for bytes whose place in a tree is not decided yet.
@@ -79,13 +57,17 @@ impl Stage {
     }
 
     /// Keeps the bytes of `reader`, at most `limit`; returns the node.
-    pub(crate) fn keep(&self, mode: u32, reader: &mut impl Read, limit: u64) -> Result<Node, ArchiveError> {
+    pub(crate) fn keep(&self, mode: u32, reader: &mut (impl Read + ?Sized), limit: u64) -> Result<Node, ArchiveError> {
         let mut buffer = vec![0; 16 << 10];
         let first = fill(reader, &mut buffer).map_err(ArchiveError::Read)?;
         if first < buffer.len() {
             // Small files, most of them, stay in memory: a root has tens of thousands.
             buffer.truncate(first);
-            return if first as u64 > limit { Err(too_large(limit)) } else { Ok(Node::bytes(mode, buffer)) };
+            return if first as u64 > limit {
+                Err(ArchiveError::TooLarge(limit))
+            } else {
+                Ok(Node::bytes(mode, buffer))
+            };
         }
         let path = self.dir.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         let wrap = |source| ArchiveError::Write { path: path.clone(), source };
@@ -94,7 +76,7 @@ impl Stage {
         while filled > 0 {
             size += filled as u64;
             if size > limit {
-                return Err(too_large(limit));
+                return Err(ArchiveError::TooLarge(limit));
             }
             hasher.update(&buffer[..filled]);
             file.write_all(&buffer[..filled]).map_err(wrap)?;
@@ -104,12 +86,8 @@ impl Stage {
     }
 }
 
-fn too_large(limit: u64) -> ArchiveError {
-    ArchiveError::TooLarge { limit, unit: "bytes" }
-}
-
 /// Reads until the buffer is full or the stream ends.
-pub(crate) fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(reader: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match reader.read(&mut buffer[filled..]) {
@@ -135,68 +113,70 @@ pub(crate) const fn plain_mode(mode: u32) -> u32 {
     if mode & 0o111 == 0 { 0o644 } else { 0o755 }
 }
 
-/// Reads a whole tar stream, to its last byte, so that a verifying reader can refuse it.
-/// `wanted` says which paths are kept.
-pub(crate) fn read_tar(
-    reader: impl Read,
-    stage: &Stage,
-    limits: ArchiveLimits,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<Vec<Item>, ArchiveError> {
-    let mut archive = tar::Archive::new(reader);
-    let mut items = Vec::new();
-    let mut files: BTreeMap<String, Node> = BTreeMap::new();
-    let (mut count, mut bytes) = (0_u64, 0_u64);
-    for entry in archive.entries().map_err(ArchiveError::Read)? {
-        let mut entry = entry.map_err(ArchiveError::Read)?;
-        count += 1;
-        if count > limits.entries {
-            return Err(ArchiveError::TooLarge { limit: limits.entries, unit: "entries" });
-        }
-        let kind = entry.header().entry_type();
-        if kind.is_pax_global_extensions() {
-            continue;
-        }
-        let path = normal(&text(&entry.path_bytes())?)?;
-        let mode = entry.header().mode().map_err(ArchiveError::Read)?;
-        let node = if kind.is_dir() {
-            Node::Dir { mode: 0o755 }
-        } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
-            let node = stage.keep(plain_mode(mode), &mut entry, limits.bytes - bytes)?;
-            if let Node::File { size, .. } = &node {
-                bytes += size;
-            }
-            files.insert(path.clone(), node.clone());
-            node
-        } else if kind.is_symlink() || kind.is_hard_link() {
-            let target = text(&entry.link_name_bytes().unwrap_or_default())?;
-            if kind.is_symlink() {
-                Node::Link { target }
-            } else {
-                let missing = || LayoutError::HardLink { path: path.clone(), target: target.clone() };
-                let node = files.get(&normal(&target)?).ok_or_else(missing)?.clone();
-                files.insert(path.clone(), node.clone());
-                node
-            }
-        } else {
-            let kind = match kind {
-                tar::EntryType::Char | tar::EntryType::Block => "device".to_owned(),
-                tar::EntryType::Fifo => "fifo".to_owned(),
-                other => format!("tar entry of type {:?}", char::from(other.as_byte())),
-            };
-            return Err(ArchiveError::Kind { path, kind });
-        };
-        if wanted(&path) {
-            items.push(Item { path, node });
-        }
-    }
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::Read)?;
-    Ok(items)
+/// Reads an archive, packed or not, to its last byte, so that a verifying reader can refuse it.
+pub(crate) fn read_tar(mut reader: impl Read, stage: &Stage, limits: &Limits) -> Result<Vec<Item>, ArchiveError> {
+    let mut items = Collector { stage, wanted: |_| true, items: Vec::new(), files: HashMap::new(), failed: None };
+    let walked = archive::walk(&mut reader, limits, &mut |entry, bytes| Ok(items.take(entry, bytes)?));
+    items.finish(walked.map_err(ArchiveError::from), &mut reader)
 }
 
-fn text(bytes: &[u8]) -> Result<String, ArchiveError> {
-    String::from_utf8(bytes.to_vec())
-        .map_err(|_| ArchiveError::NotText(String::from_utf8_lossy(bytes).chars().take(200).collect()))
+/// Reads the files of a Debian package, as [`read_tar`] does.
+pub(crate) fn read_deb(mut reader: impl Read, stage: &Stage, limits: &Limits) -> Result<Vec<Item>, ArchiveError> {
+    let mut items = Collector { stage, wanted: abi::keeps, items: Vec::new(), files: HashMap::new(), failed: None };
+    let read = deb::read(&mut reader, limits, &mut |entry, bytes| items.take(entry, bytes));
+    items.finish(read.map_err(ArchiveError::from), &mut reader)
+}
+
+struct Collector<'a> {
+    stage: &'a Stage,
+    wanted: fn(&str) -> bool,
+    items: Vec<Item>,
+    /// Files so far, for hard links to them.
+    files: HashMap<String, Node>,
+    /// Our own reason to stop, which the walk can only carry as text.
+    failed: Option<ArchiveError>,
+}
+
+impl Collector<'_> {
+    fn take(&mut self, entry: &Entry, bytes: &mut dyn Read) -> io::Result<()> {
+        self.add(entry, bytes).map_err(|error| {
+            let text = error.to_string();
+            self.failed = Some(error);
+            io::Error::other(text)
+        })
+    }
+
+    fn add(&mut self, entry: &Entry, bytes: &mut dyn Read) -> Result<(), ArchiveError> {
+        let path = entry.path.clone();
+        let node = match &entry.kind {
+            archive::Kind::Dir => Node::Dir { mode: 0o755 },
+            archive::Kind::File { size } => {
+                let node = self.stage.keep(plain_mode(entry.mode), bytes, *size)?;
+                self.files.insert(path.clone(), node.clone());
+                node
+            }
+            archive::Kind::Symlink { target } => Node::Link { target: target.clone() },
+            archive::Kind::Hardlink { target } => {
+                let missing = || LayoutError::HardLink { path: path.clone(), target: target.clone() };
+                let node = self.files.get(target).ok_or_else(missing)?.clone();
+                self.files.insert(path.clone(), node.clone());
+                node
+            }
+        };
+        if (self.wanted)(&path) {
+            self.items.push(Item { path, node });
+        }
+        Ok(())
+    }
+
+    fn finish(self, walked: Result<(), ArchiveError>, rest: &mut impl Read) -> Result<Vec<Item>, ArchiveError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        walked?;
+        io::copy(rest, &mut io::sink()).map_err(ArchiveError::Read)?;
+        Ok(self.items)
+    }
 }
 
 /// The items as a tree, later ones over earlier ones. With `strip`, a single directory that holds
@@ -217,21 +197,6 @@ pub(crate) fn layout(items: Vec<Item>, strip: bool) -> Result<Layout, LayoutErro
         layout.insert(&path, node)?;
     }
     Ok(layout)
-}
-
-/// Opens what may be compressed: gzip, xz or neither, told by its first bytes.
-pub(crate) fn decompress<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut magic = [0; 6];
-    let filled = fill(&mut reader, &mut magic)?;
-    let head = magic[..filled].to_vec();
-    let whole = io::Cursor::new(head.clone()).chain(reader);
-    Ok(if head.starts_with(&[0x1f, 0x8b]) {
-        Box::new(flate2::read::MultiGzDecoder::new(whole))
-    } else if head.starts_with(b"\xfd7zXZ\0") {
-        Box::new(liblzma::read::XzDecoder::new_multi_decoder(whole))
-    } else {
-        Box::new(whole)
-    })
 }
 
 #[cfg(test)]
@@ -256,9 +221,9 @@ mod tests {
         builder.append(&header, bytes).unwrap();
     }
 
-    fn read(bytes: &[u8], limits: ArchiveLimits) -> Result<Vec<Item>, ArchiveError> {
+    fn read(bytes: &[u8]) -> Result<Vec<Item>, ArchiveError> {
         let dir = tempfile::tempdir().unwrap();
-        read_tar(bytes, &Stage::new(dir.path()), limits, |_| true)
+        read_tar(bytes, &Stage::new(dir.path()), &Limits::default())
     }
 
     #[test]
@@ -269,7 +234,7 @@ mod tests {
             add(b, "./top/b", tar::EntryType::Link, "./top/a", b"");
             add(b, "./top/c", tar::EntryType::Symlink, "a", b"");
         });
-        let items = read(&bytes, ArchiveLimits::default()).unwrap();
+        let items = read(&bytes).unwrap();
         let stripped = layout(items.clone(), true).unwrap();
         assert_eq!(stripped.iter().map(|(path, _)| path).collect::<Vec<_>>(), ["a", "b", "c"]);
         let Some(Node::File { mode, digest, .. }) = stripped.node("b") else { panic!("b is not a file") };
@@ -283,7 +248,7 @@ mod tests {
             add(b, "x/a", tar::EntryType::Regular, "", b"1");
             add(b, "README", tar::EntryType::Regular, "", b"2");
         });
-        let items = read(&bytes, ArchiveLimits::default()).unwrap();
+        let items = read(&bytes).unwrap();
         assert!(layout(items, true).unwrap().node("x/a").is_some());
     }
 
@@ -297,7 +262,7 @@ mod tests {
             ("hard", tar::EntryType::Link, "/etc/passwd"),
         ] {
             let bytes = tar(|b| add(b, path, kind, link, b""));
-            assert!(read(&bytes, ArchiveLimits::default()).is_err(), "{path}");
+            assert!(read(&bytes).is_err(), "{path}");
         }
     }
 
@@ -307,19 +272,39 @@ mod tests {
             add(b, "out", tar::EntryType::Symlink, "/etc", b"");
             add(b, "out/evil", tar::EntryType::Regular, "", b"x");
         });
-        let layout = layout(read(&bytes, ArchiveLimits::default()).unwrap(), false).unwrap();
+        let layout = layout(read(&bytes).unwrap(), false).unwrap();
         assert!(layout.node("etc/evil").is_some());
     }
 
     #[test]
-    fn counts_bytes_and_entries() {
-        let bytes = tar(|b| {
-            for i in 0..5 {
-                add(b, &format!("{i}"), tar::EntryType::Regular, "", &[b'x'; 1000]);
-            }
+    fn large_files_go_to_the_stage() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stage, bytes) = (Stage::new(dir.path()), vec![7; 100_000]);
+        let Node::File { content: Content::File(path), size, digest, .. } =
+            stage.keep(0o644, &mut &bytes[..], 100_000).unwrap()
+        else {
+            panic!("not staged")
+        };
+        assert_eq!((std::fs::read(path).unwrap(), size), (bytes.clone(), 100_000));
+        assert_eq!(digest, adamant_digest::Digest::of(&bytes));
+        assert!(matches!(stage.keep(0o644, &mut &bytes[..], 99_999), Err(ArchiveError::TooLarge(99_999))));
+    }
+
+    #[test]
+    fn a_package_is_read_without_its_manuals() {
+        let data = tar(|b| {
+            add(b, "./usr/bin/x", tar::EntryType::Regular, "", b"x");
+            add(b, "./usr/share/man/man1/x.1", tar::EntryType::Regular, "", b"x");
         });
-        assert!(read(&bytes, ArchiveLimits { bytes: 4999, entries: 5 }).is_err());
-        assert!(read(&bytes, ArchiveLimits { bytes: 5000, entries: 4 }).is_err());
-        assert!(read(&bytes, ArchiveLimits { bytes: 5000, entries: 5 }).is_ok());
+        let mut deb = b"!<arch>\n".to_vec();
+        for (name, bytes) in [("debian-binary", &b"2.0\n"[..]), ("data.tar", &data)] {
+            deb.extend_from_slice(
+                format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, bytes.len()).as_bytes(),
+            );
+            deb.extend_from_slice(bytes);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let items = read_deb(&deb[..], &Stage::new(dir.path()), &Limits::default()).unwrap();
+        assert_eq!(items.iter().map(|item| item.path.as_str()).collect::<Vec<_>>(), ["usr/bin/x"]);
     }
 }

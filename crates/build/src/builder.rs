@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use adamant_digest::{Digest, Tree, Verified};
+use adamant_fetch::archive::Limits;
 use adamant_oci::{Content, Descriptor, Manifest};
 use adamant_recipe::{Artifact, Commit, Machine, Step, StepInput};
 use adamant_sandbox::Sandbox;
 use adamant_store::BlobStore;
 
 use crate::abi::{self, Kind};
-use crate::archive::{self, ArchiveLimits, Stage, read_tar};
+use crate::archive::{self, Stage, read_tar};
 use crate::canary::{Canary, Finding, Host};
 use crate::compare::{self, Divergence};
 use crate::error::BuildError;
@@ -253,6 +254,7 @@ impl Builder {
             }
         };
         let upper = self.keep(&image, Layer::Upper).await?;
+        tracing::info!(point = "layers kept", artifact = job.artifact.name);
         let (config, manifest) = pack::documents(&job.artifact, job.epoch, &[base, upper]);
         let log = Verified::hash(product.log);
         for blob in [&log, &config, manifest.bytes()] {
@@ -307,13 +309,13 @@ impl Builder {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(work).map_err(DiskError::on("create", work))?;
         let stage = Arc::new(Stage::new(dir.path()));
         let mut items = Vec::new();
-        for layer in layers {
+        // An empty layer is nothing but its end.
+        for layer in layers.iter().filter(|layer| layer.size > 1024) {
             let digest = layer.digest.sha256().map_err(|_| BuildError::NotAnImage(expected))?;
             let stage = stage.clone();
-            let read = with_blob(&self.config.blobs, digest, move |reader| {
-                read_tar(reader, &stage, ArchiveLimits::default(), |_| true)
-            });
-            items.extend(read.await.map_err(|source| BuildError::Layer { digest, source })?);
+            let read =
+                with_blob(&self.config.blobs, digest, move |reader| read_tar(reader, &stage, &Limits::default()));
+            items.extend(read.await.map_err(|error| BuildError::Layer { digest, source: Box::new(error) })?);
         }
         let found = tokio::task::spawn_blocking(move || {
             // Modes as `read_tar` sees them, on both sides.
@@ -423,8 +425,8 @@ impl Builder {
                 self.config.blobs.put(&log).await?;
                 let log = log.digest();
                 Err(match failure {
-                    Failure::Step(source) => BuildError::Step { log, source },
-                    Failure::Output(source) => BuildError::Output { log, source },
+                    Failure::Step(source) => BuildError::Step { log, source: Box::new(source) },
+                    Failure::Output(source) => BuildError::Output { log, source: Box::new(source) },
                     Failure::Disk(source) => BuildError::Disk(source),
                 })
             }
@@ -468,7 +470,7 @@ fn scan(canary: &Canary, outputs: &[(String, crate::layout::Node)], log: Digest)
         let findings = canary.scan(&path, node).map_err(|source| BuildError::Scan { path: path.clone(), source })?;
         for finding in findings {
             if finding.trace.refused() {
-                return Err(BuildError::Trace { log, finding });
+                return Err(BuildError::Trace { log, finding: Box::new(finding) });
             }
             warnings.push(finding);
         }

@@ -231,7 +231,7 @@ const MONTHS: [&str; 12] = [
 /// The forms in which programs write a date.
 fn date_forms(day: u64) -> Vec<String> {
     let (y, m, d) = civil(day);
-    let month = MONTHS[(m as usize - 1) % 12];
+    let month = MONTHS.get(usize::try_from(m - 1).unwrap_or(0)).copied().unwrap_or("January");
     let short = &month[..3];
     let mut forms = vec![
         format!("{y:04}-{m:02}-{d:02}"),
@@ -261,7 +261,7 @@ fn date_forms(day: u64) -> Vec<String> {
 
 fn weekday(day: u64) -> &'static str {
     // 1970-01-01 was a Thursday.
-    ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(day % 7) as usize]
+    ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][usize::try_from(day % 7).unwrap_or(0)]
 }
 
 /// Year, month and day of a number of days since 1970-01-01 (proleptic Gregorian calendar).

@@ -87,10 +87,10 @@ fn node(a: &Node, b: &Node) -> io::Result<Option<(String, Reason)>> {
             Node::File { mode: am, digest: ad, content: a, size: an },
             Node::File { mode: bm, digest: bd, content: b, size: bn },
         ) => {
-            if ad != bd {
-                Some(files(a, b, *an.min(bn), *an.max(bn))?)
-            } else {
+            if ad == bd {
                 (am != bm).then(|| (format!("a file of mode {am:o} and {bm:o}"), MODE))
+            } else {
+                Some(files(a, b, *an.min(bn), *an.max(bn))?)
             }
         }
         (a, b) => Some((format!("{} and {}", kind(a), kind(b)), NAME)),
@@ -148,7 +148,7 @@ fn files(a: &Content, b: &Content, shorter: u64, longer: u64) -> io::Result<(Str
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Whether the place is in a member header of an ar archive, whose end mark is near.

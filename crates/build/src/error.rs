@@ -39,10 +39,10 @@ pub enum BuildError {
     },
     /// A tree of packages.
     #[error(transparent)]
-    Root(#[from] RootError),
+    Root(Box<RootError>),
     /// A source or crate.
     #[error(transparent)]
-    Input(#[from] InputError),
+    Input(Box<InputError>),
     /// The work tree.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -52,7 +52,7 @@ pub enum BuildError {
         /// Its log, a blob.
         log: Digest,
         /// Why.
-        source: StepError,
+        source: Box<StepError>,
     },
     /// What it left behind.
     #[error("{source}")]
@@ -60,7 +60,7 @@ pub enum BuildError {
         /// Its log, a blob.
         log: Digest,
         /// Why.
-        source: OutputError,
+        source: Box<OutputError>,
     },
     /// What it left behind will be another tomorrow, or elsewhere.
     #[error("output {finding}; take it from SOURCE_DATE_EPOCH or leave it out, or nobody can build these bytes again")]
@@ -68,7 +68,7 @@ pub enum BuildError {
         /// Its log, a blob.
         log: Digest,
         /// Where.
-        finding: Finding,
+        finding: Box<Finding>,
     },
     /// Reading an output again.
     #[error("output {path} cannot be read: {source}")]
@@ -93,7 +93,7 @@ pub enum BuildError {
     Store(#[from] WriteBlobError),
     /// A blob is not there.
     #[error(transparent)]
-    Blob(#[from] ReadBlobError),
+    Blob(Box<ReadBlobError>),
     /// The artifact to compare with is no image of ours.
     #[error("{0} is not an image manifest that was built here")]
     NotAnImage(Digest),
@@ -104,7 +104,7 @@ pub enum BuildError {
         digest: Digest,
         /// What is wrong.
         #[source]
-        source: StreamError<ArchiveError>,
+        source: Box<StreamError<ArchiveError>>,
     },
     /// Comparing.
     #[error("cannot compare with {expected}: {source}")]
@@ -143,7 +143,7 @@ impl BuildError {
             | Self::Export(_)
             | Self::Place(_)
             | Self::NotAnImage(_) => false,
-            Self::Step { source, .. } => matches!(source, StepError::Sandbox(_) | StepError::Output(_)),
+            Self::Step { source, .. } => matches!(**source, StepError::Sandbox(_) | StepError::Output(_)),
             Self::Tree { .. }
             | Self::Root(_)
             | Self::Input(_)
@@ -157,5 +157,23 @@ impl BuildError {
             | Self::Disk(_)
             | Self::Thread(_) => true,
         }
+    }
+}
+
+impl From<RootError> for BuildError {
+    fn from(error: RootError) -> Self {
+        Self::Root(Box::new(error))
+    }
+}
+
+impl From<InputError> for BuildError {
+    fn from(error: InputError) -> Self {
+        Self::Input(Box::new(error))
+    }
+}
+
+impl From<ReadBlobError> for BuildError {
+    fn from(error: ReadBlobError) -> Self {
+        Self::Blob(Box::new(error))
     }
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use adamant_digest::Digest;
+use adamant_fetch::archive::Limits;
 use adamant_recipe::Source;
 use adamant_store::BlobStore;
 use tokio::sync::Semaphore;
 
 use crate::abi;
-use crate::archive::{self, ArchiveError, ArchiveLimits, Stage, decompress, read_tar};
+use crate::archive::{self, ArchiveError, Stage, read_tar};
 use crate::layout::{Layout, LayoutError, Node, normal};
 use crate::stream::{StreamError, with_blob};
 use crate::write::{self, DiskError, Look};
@@ -46,7 +47,7 @@ pub enum InputError {
         name: String,
         /// What is wrong.
         #[source]
-        source: StreamError<PlaceError>,
+        source: Box<StreamError<PlaceError>>,
     },
     /// A crate.
     #[error("crate {name} {version}: {source}")]
@@ -57,7 +58,7 @@ pub enum InputError {
         version: String,
         /// What is wrong.
         #[source]
-        source: StreamError<PlaceError>,
+        source: Box<StreamError<PlaceError>>,
     },
     /// The work directory.
     #[error(transparent)]
@@ -95,23 +96,20 @@ pub(crate) async fn sources(
     for SourceInput { source, digest } in inputs {
         let (work, stage, own) = (work.to_owned(), stage.clone(), source.clone());
         let placed = with_blob(blobs, *digest, move |mut reader| place(&own, &mut reader, &work, &stage, look));
-        placed.await.map_err(|error| InputError::Source { name: source.name.clone(), source: error })?;
+        placed.await.map_err(|error| InputError::Source { name: source.name.clone(), source: Box::new(error) })?;
     }
     Ok(())
 }
 
 fn place(source: &Source, reader: &mut impl Read, work: &Path, stage: &Stage, look: Look) -> Result<(), PlaceError> {
-    let limits = ArchiveLimits::default();
+    let limits = Limits::default();
     let layout = if source.unpack {
-        let items = read_tar(decompress(&mut *reader).map_err(ArchiveError::Read)?, stage, limits, |_| true)?;
-        archive::layout(items, true)?
+        archive::layout(read_tar(reader, stage, &limits)?, true)?
     } else {
         let mut layout = Layout::default();
-        layout.insert(source.file_name(), stage.keep(0o644, reader, limits.bytes)?)?;
+        layout.insert(source.file_name(), stage.keep(0o644, reader, limits.total_bytes)?)?;
         layout
     };
-    // A decompressor may stop before the last byte, where the store says whether all was right.
-    std::io::copy(reader, &mut std::io::sink()).map_err(ArchiveError::Read)?;
     let dir = directory(work, &source.dir)?;
     Ok(write::write(&layout, &dir, look)?)
 }
@@ -148,7 +146,11 @@ pub(crate) async fn vendor(
             let _slot = slots.acquire().await;
             let own = one.clone();
             let done = with_blob(&blobs, one.digest, move |reader| unpack_crate(&own, reader, &vendor, &stage, look));
-            done.await.map_err(|source| InputError::Crate { name: one.name, version: one.version, source })
+            done.await.map_err(|error| InputError::Crate {
+                name: one.name,
+                version: one.version,
+                source: Box::new(error),
+            })
         });
     }
     while let Some(result) = tasks.join_next().await {
@@ -159,17 +161,13 @@ pub(crate) async fn vendor(
 
 fn unpack_crate(
     one: &CrateInput,
-    mut reader: impl Read,
+    reader: impl Read,
     vendor: &Path,
     stage: &Stage,
     look: Look,
 ) -> Result<(), PlaceError> {
-    let items = {
-        let plain = decompress(&mut reader).map_err(ArchiveError::Read)?;
-        read_tar(plain, stage, ArchiveLimits { bytes: 1 << 30, entries: 50_000 }, |_| true)?
-    };
-    std::io::copy(&mut reader, &mut std::io::sink()).map_err(ArchiveError::Read)?;
-    let mut layout = archive::layout(items, true)?;
+    let limits = Limits { entries: 50_000, total_bytes: 1 << 30, ..Limits::default() };
+    let mut layout = archive::layout(read_tar(reader, stage, &limits)?, true)?;
     let checksum = serde_json::json!({ "files": {}, "package": one.digest.hex() }).to_string();
     layout.insert(".cargo-checksum.json", Node::bytes(0o644, checksum.into_bytes()))?;
     let dir = vendor.join(normal(&format!("{}-{}", one.name, one.version))?);

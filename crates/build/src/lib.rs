@@ -16,14 +16,13 @@ mod layout;
 mod network;
 mod outputs;
 mod pack;
-mod package;
 mod root;
 mod step;
 mod stream;
 mod tarball;
 mod write;
 
-pub use archive::{ArchiveError, ArchiveLimits};
+pub use archive::ArchiveError;
 pub use builder::{Builder, BuilderConfig, Built, Clock, Export, Job, Rebuilt, system_clock};
 pub use canary::{Finding, Host, Trace};
 pub use compare::Divergence;

@@ -89,14 +89,23 @@ fn named(line: &str) -> Option<String> {
         "lookup ",
         "resolving '",
     ];
-    after.iter().find_map(|word| {
-        // `to_lowercase` may move bytes; only then is `get` empty-handed.
-        let rest = line.get(lower.find(word)? + word.len()..)?;
-        let host = rest.trim_start_matches(['‘', '\'', '"', '`']);
-        let end = host.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))).unwrap_or(host.len());
-        let host = host[..end].trim_end_matches('.');
-        is_host(host).then(|| host.to_owned())
-    })
+    after
+        .iter()
+        .find_map(|word| {
+            // `to_lowercase` may move bytes; only then is `get` empty-handed.
+            let rest = line.get(lower.find(word)? + word.len()..)?;
+            let host = rest.trim_start_matches(['‘', '\'', '"', '`']);
+            let end = host.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))).unwrap_or(host.len());
+            let host = host[..end].trim_end_matches('.');
+            is_host(host).then(|| host.to_owned())
+        })
+        .or_else(|| {
+            // `bash: files.example.org: Temporary failure in name resolution`
+            let words = ["temporary failure in name resolution", "name or service not known"];
+            let before = line.get(..words.iter().find_map(|word| lower.find(word))?)?;
+            let host = before.trim_end_matches([':', ' ']).rsplit([' ', ':', '\'', '"']).next()?;
+            is_host(host).then(|| host.to_owned())
+        })
 }
 
 fn is_host(text: &str) -> bool {
@@ -138,6 +147,7 @@ mod tests {
                  EAI_AGAIN npm.example.org",
                 "npm.example.org/left-pad",
             ),
+            ("bash: line 1: files.example.org: Temporary failure in name resolution", "files.example.org"),
             ("dial tcp: lookup proxy.example.org: no such host", "proxy.example.org"),
         ] {
             let lines: Vec<&str> = text.lines().collect();

@@ -64,15 +64,12 @@ impl Image {
             if there.is_empty() && matches!(node, Node::Dir { .. }) {
                 continue;
             }
-            match (whole.node(&there), &node) {
-                (Some(Node::Dir { .. }), Node::Dir { .. }) => continue,
-                // A directory that leads through a link: what is in it follows the link, too.
-                (Some(Node::Link { .. }), Node::Dir { .. })
-                    if matches!(whole.node(&whole.resolve(&path, true)?), Some(Node::Dir { .. })) =>
-                {
-                    continue;
-                }
-                (Some(Node::Dir { .. }), _) => return Err(PackError::Hides(there)),
+            let dir = matches!(node, Node::Dir { .. });
+            // A directory that leads through a link: what is in it follows the link, too.
+            let at = if dir { whole.resolve(&path, true)? } else { there.clone() };
+            match (whole.node(&at), dir) {
+                (Some(Node::Dir { .. }), true) => {}
+                (Some(Node::Dir { .. }), false) => return Err(PackError::Hides(there)),
                 _ => drop(whole.insert(&there, node)?),
             }
         }

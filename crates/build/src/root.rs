@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adamant_digest::{Digest, Entry, EntryKind, Hasher, Tree, TreeError};
+use adamant_fetch::archive::Limits;
 use adamant_store::BlobStore;
 use tokio::sync::Semaphore;
 
 use crate::abi::{self, Kind};
-use crate::archive::{ArchiveError, ArchiveLimits, Stage};
+use crate::archive::{ArchiveError, Item, Stage, read_deb};
 use crate::layout::{Content, Layout, LayoutError, Node};
-use crate::package::{self, Unpacked};
 use crate::stream::{StreamError, with_blob};
 use crate::write::{self, DiskError, Look};
 
@@ -106,7 +106,7 @@ pub enum RootError {
         version: String,
         /// What is wrong.
         #[source]
-        source: StreamError<ArchiveError>,
+        source: Box<StreamError<ArchiveError>>,
     },
     /// Packages that do not fit together.
     #[error("package {name} does not fit beside the others: {source}")]
@@ -220,7 +220,7 @@ impl Roots {
         let unpacked = self.unpack(set, Arc::new(Stage::new(&stage_dir))).await?;
         let (kind, look, cores, path) = (set.kind, Look::new(set.epoch), self.cores, path.to_owned());
         let root = tokio::task::spawn_blocking(move || {
-            let (layout, conflicts) = merge(kind, unpacked)?;
+            let (layout, conflicts) = merge(kind, &unpacked)?;
             write::write(&layout, &tree_dir, look)?;
             let tree = layout.tree()?;
             let listing = aside.path().join("listing");
@@ -238,27 +238,27 @@ impl Roots {
     }
 
     /// All packages, as many at once as there are cores.
-    async fn unpack(&self, set: &PackageTree, stage: Arc<Stage>) -> Result<Vec<(String, Unpacked)>, RootError> {
+    async fn unpack(&self, set: &PackageTree, stage: Arc<Stage>) -> Result<Vec<(String, Vec<Item>)>, RootError> {
         let slots = Arc::new(Semaphore::new(self.cores.max(1)));
         let mut tasks = tokio::task::JoinSet::new();
         for (index, deb) in set.packages.iter().cloned().enumerate() {
             let (slots, stage, blobs) = (slots.clone(), stage.clone(), self.blobs.clone());
             tasks.spawn(async move {
                 let _slot = slots.acquire().await;
-                let done = with_blob(&blobs, deb.digest, move |reader| {
-                    package::read(reader, &stage, ArchiveLimits::default())
-                });
+                let done = with_blob(&blobs, deb.digest, move |reader| read_deb(reader, &stage, &Limits::default()));
                 match done.await {
-                    Ok(unpacked) => Ok((index, deb.name, unpacked)),
-                    Err(source) => Err(RootError::Package { name: deb.name, version: deb.version, source }),
+                    Ok(items) => Ok((index, deb.name, items)),
+                    Err(error) => {
+                        Err(RootError::Package { name: deb.name, version: deb.version, source: Box::new(error) })
+                    }
                 }
             });
         }
         let mut done = BTreeMap::new();
         // Dropping the set on an error stops the others.
         while let Some(result) = tasks.join_next().await {
-            let (index, name, unpacked) = result??;
-            done.insert(index, (name, unpacked));
+            let (index, name, items) = result??;
+            done.insert(index, (name, items));
         }
         Ok(done.into_values().collect())
     }
@@ -272,18 +272,17 @@ fn listing_of(path: &Path) -> PathBuf {
 
 /// Lays packages over the skeleton in the order of their names. Directories and links go first,
 /// so that files find their parents whichever package brings them. Of two files with one name
-/// that differ, the one stays whose package says it replaces the other, else the last by name.
-pub(crate) fn merge(kind: Kind, packages: Vec<(String, Unpacked)>) -> Result<(Layout, Vec<Overlap>), RootError> {
+/// that differ, the last stays and the overlap is recorded; packages of one release that are
+/// installed together have none.
+fn merge(kind: Kind, packages: &[(String, Vec<Item>)]) -> Result<(Layout, Vec<Overlap>), RootError> {
     let mut layout = abi::skeleton(kind).map_err(RootError::Abi)?;
     let fixed: BTreeSet<String> = layout.iter().map(|(path, _)| path.to_owned()).collect();
-    let replaces: BTreeMap<String, BTreeSet<String>> =
-        packages.iter().map(|(name, unpacked)| (name.clone(), unpacked.replaces.clone())).collect();
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     let mut conflicts = Vec::new();
     for files in [false, true] {
-        for (package, unpacked) in &packages {
+        for (package, items) in packages {
             let wrap = |source| RootError::Merge { name: package.clone(), source };
-            for item in &unpacked.items {
+            for item in items {
                 if matches!(item.node, Node::File { .. }) != files {
                     continue;
                 }
@@ -297,14 +296,8 @@ pub(crate) fn merge(kind: Kind, packages: Vec<(String, Unpacked)>) -> Result<(La
                     // A link or a file over a directory: the directory stays.
                     | (Some(Node::Dir { .. }), _) => continue,
                     (Some(there), new) if !same(there, new) => {
-                        let other = owners.get(&path).cloned().unwrap_or_default();
-                        let keeps_other = replaces.get(&other).is_some_and(|names| names.contains(package));
-                        let (kept, dropped) =
-                            if keeps_other { (other, package.clone()) } else { (package.clone(), other) };
-                        conflicts.push(Overlap { path: path.clone(), kept, dropped });
-                        if keeps_other {
-                            continue;
-                        }
+                        let dropped = owners.get(&path).cloned().unwrap_or_default();
+                        conflicts.push(Overlap { path: path.clone(), kept: package.clone(), dropped });
                     }
                     _ => {}
                 }
@@ -331,7 +324,7 @@ fn same(a: &Node, b: &Node) -> bool {
 pub(crate) fn ca_bundle(layout: &Layout) -> Option<Vec<u8>> {
     let mut bundle = Vec::new();
     for (path, node) in layout.iter() {
-        let certificate = path.starts_with("usr/share/ca-certificates/") && path.ends_with(".crt");
+        let certificate = path.starts_with("usr/share/ca-certificates/") && path.strip_suffix(".crt").is_some();
         if let (true, Node::File { content, .. }) = (certificate, node) {
             match content {
                 Content::Bytes(bytes) => bundle.extend_from_slice(bytes),

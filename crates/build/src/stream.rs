@@ -43,7 +43,7 @@ impl Read for BlockingReader {
 pub enum StreamError<E: std::error::Error + 'static> {
     /// The blob is not there or damaged.
     #[error(transparent)]
-    Blob(#[from] ReadBlobError),
+    Blob(#[from] Box<ReadBlobError>),
     /// What was done with it.
     #[error(transparent)]
     Work(E),
@@ -63,7 +63,7 @@ where
     T: Send + 'static,
     E: std::error::Error + Send + 'static,
 {
-    let mut blob = blobs.open(digest).await?;
+    let mut blob = blobs.open(digest).await.map_err(Box::new)?;
     let (sender, chunks) = mpsc::channel(CHUNKS);
     let reader = BlockingReader { chunks, current: Bytes::new(), ended: false };
     let worker = tokio::task::spawn_blocking(move || work(reader));

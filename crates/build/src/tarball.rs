@@ -182,7 +182,8 @@ fn pad(size: u64, out: &mut impl Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::{ArchiveLimits, Stage, layout, read_tar};
+    use crate::archive::{Stage, layout, read_tar};
+    use adamant_fetch::archive::Limits;
 
     fn sample() -> Layout {
         let mut sample = Layout::default();
@@ -201,7 +202,7 @@ mod tests {
         write(&sample(), |_| true, 315_532_800, &mut bytes).unwrap();
         assert_eq!(bytes.len() % BLOCK, 0);
         let dir = tempfile::tempdir().unwrap();
-        let items = read_tar(&bytes[..], &Stage::new(dir.path()), ArchiveLimits::default(), |_| true).unwrap();
+        let items = read_tar(&bytes[..], &Stage::new(dir.path()), &Limits::default()).unwrap();
         assert_eq!(layout(items, false).unwrap().tree().unwrap(), sample().tree().unwrap());
     }
 

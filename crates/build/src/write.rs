@@ -70,14 +70,15 @@ pub(crate) fn write(layout: &Layout, root: &Path, look: Look) -> Result<(), Disk
             Node::File { mode, content, .. } => {
                 match content {
                     Content::Bytes(bytes) => create(&path, bytes)?,
-                    Content::File(staged) => match moved.get(staged.as_path()) {
-                        // A second name of one file, a hard link in its archive.
-                        Some(first) => drop(fs::copy(first, &path).map_err(DiskError::on("create", &path))?),
-                        None => {
+                    Content::File(staged) => {
+                        if let Some(first) = moved.get(staged.as_path()) {
+                            // A second name of one file, a hard link in its archive.
+                            fs::copy(first, &path).map_err(DiskError::on("create", &path))?;
+                        } else {
                             fs::rename(staged, &path).map_err(DiskError::on("create", &path))?;
                             moved.insert(staged, path.clone());
                         }
-                    },
+                    }
                 }
                 fs::set_permissions(&path, Permissions::from_mode(*mode)).map_err(DiskError::on("change", &path))?;
             }
