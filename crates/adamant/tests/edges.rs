@@ -29,7 +29,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ledger", &["attest", "digest", "store", "tlog"]),
     ("fetch", &["digest", "recipe", "store"]),
     ("registry", &["attest", "digest", "oci", "store"]),
-    ("build", &["digest", "oci", "recipe", "sandbox", "store"]),
+    ("build", &["digest", "fetch", "oci", "recipe", "sandbox", "store"]),
     ("deploy", &["attest", "audit", "digest", "release", "sandbox", "store"]),
     // L3: the rim. `server` and the binary alone compose.
     ("api", &["digest"]),
