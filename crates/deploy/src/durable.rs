@@ -18,6 +18,15 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(parent)
 }
 
+/// Replaces `path` by `bytes` (mode 0600) at once, but not durably: for what is made anew after a
+/// power cut, when none of the processes it is about is left.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let parent = path.parent().ok_or_else(|| io::Error::other("a file needs a directory"))?;
+    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
+    file.write_all(bytes)?;
+    file.persist(path).map(drop).map_err(|e| e.error)
+}
+
 /// [`write`] of a value as JSON.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     write(path, &serde_json::to_vec(value).map_err(io::Error::other)?)

@@ -306,6 +306,17 @@ mod tests {
     fn a_rollout_names_everything_that_runs() {
         let a = release().rollout("prod", Digest::of(b"c"), Digest::of(b"p")).unwrap();
         let b = release().rollout("prod", Digest::of(b"d"), Digest::of(b"p")).unwrap();
+        let expected = format!(
+            "{{\"artifacts\":[{{\"digest\":\"{}\",\"name\":\"web\",\"platform\":\"linux/amd64\"}}],\
+             \"configuration\":\"{}\",\"environment\":\"prod\",\"policy\":\"{}\",\"project\":\"shop\",\
+             \"release\":\"shop/214\",\"releaseDigest\":\"{}\",\"target\":{{\"kind\":\"local\",\"services\":\
+             [{{\"artifact\":\"web\",\"health\":\"/health\",\"port\":8080}}]}},\"version\":1}}",
+            Digest::of(b"web"),
+            Digest::of(b"c"),
+            Digest::of(b"p"),
+            release().digest().unwrap(),
+        );
+        assert_eq!(String::from_utf8(a.encode().unwrap().into_bytes()).unwrap(), expected);
         assert_eq!(Rollout::parse(a.encode().unwrap().bytes()).unwrap(), a);
         assert_ne!(a.digest().unwrap(), b.digest().unwrap());
         let mut wrong = a.clone();

@@ -265,6 +265,82 @@ mod tests {
         );
     }
 
+    /// What a host that works does with a step. Panics where users would notice.
+    fn execute(step: &Step, desired: &Desired, observed: &mut Observed) {
+        let state = |observed: &Observed, name: &str| {
+            observed.instances.iter().find(|i| i.name == name).map(|i| i.state.clone())
+        };
+        match step {
+            Step::StartFront => observed.front = true,
+            Step::Start { instance, artifact } | Step::Heal { instance, artifact } => {
+                observed.instances.retain(|i| &i.name != instance);
+                observed.instances.push(Instance {
+                    name: instance.clone(),
+                    generation: desired.generation,
+                    rollout: desired.rollout,
+                    artifact: artifact.clone(),
+                    state: InstanceState::Starting,
+                });
+            }
+            Step::Await { instance } => {
+                let found = observed.instances.iter_mut().find(|i| &i.name == instance).unwrap();
+                found.state = InstanceState::Healthy;
+            }
+            Step::Record => {
+                (observed.generation, observed.recorded) = (desired.generation, desired.generation);
+                observed.rollout = Some(desired.rollout);
+            }
+            Step::Route { routes } => {
+                assert!(observed.front);
+                assert_eq!(observed.recorded, desired.generation, "recorded before it is in force");
+                for name in routes.values() {
+                    assert_eq!(state(observed, name), Some(InstanceState::Healthy), "routed before it is healthy");
+                }
+                observed.routes = routes.clone();
+            }
+            Step::Retire { instance } => {
+                assert!(!observed.routes.values().any(|name| name == instance), "stopped while it is routed");
+                observed.instances.retain(|i| &i.name != instance);
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn from_any_state_one_plan_is_enough(
+            wanted in 1_u64..4,
+            front: bool,
+            routed in 0_u64..3,
+            recorded in 0_u64..3,
+            instances in proptest::collection::vec((1_u64..4, 0_u8..2, 0_u8..3, 0_u8..4), 0..8),
+        ) {
+            let rollouts = ["a", "b", "c"];
+            let states =
+                [InstanceState::Starting, InstanceState::Healthy, InstanceState::Refused, InstanceState::Gone];
+            let mut observed = Observed { front, recorded, generation: recorded, ..Observed::default() };
+            for (generation, artifact, rollout, state) in instances {
+                let artifact = ["web", "worker"][usize::from(artifact)];
+                let new = instance(generation, artifact, rollouts[usize::from(rollout)], states[usize::from(state)].clone());
+                observed.instances.retain(|i| i.name != new.name);
+                observed.instances.push(new);
+            }
+            if routed > 0 {
+                observed.routes = [("web".to_owned(), instance_name(routed, "web"))].into();
+            }
+            let desired = desired(wanted, "a");
+            match plan(&desired, &observed) {
+                Err(_) => proptest::prop_assert!(recorded > wanted),
+                Ok(steps) => {
+                    for step in &steps {
+                        execute(step, &desired, &mut observed);
+                    }
+                    proptest::prop_assert_eq!(plan(&desired, &observed), Ok(vec![]));
+                    proptest::prop_assert_eq!(observed.instances.len(), 2);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_failed_deployment_can_be_tried_again() {
         let observed = Observed { generation: 2, rollout: Some(Digest::of(b"b")), ..running() };

@@ -14,6 +14,8 @@ pub(super) fn ask(place: &socket::Place, path: Option<&str>, wait: Duration) -> 
     let (bytes, fd) = socket::receive_fd(&socket)?;
     let mut stream = TcpStream::from(socket::given(&bytes, fd)?);
     let Some(path) = path else { return Ok(()) };
+    // The giver's own sockets never block; this thread may.
+    stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(wait))?;
     stream.set_write_timeout(Some(wait))?;
     stream.write_all(

@@ -74,7 +74,9 @@ impl Shared {
         change(&mut status);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         status.changed_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        if let Err(error) = durable::write_json(&self.dir.join(file::STATUS), &*status) {
+        let written = serde_json::to_vec(&*status).map_err(io::Error::other);
+        let written = written.and_then(|bytes| durable::replace(&self.dir.join(file::STATUS), &bytes));
+        if let Err(error) = written {
             self.log.line(From::Supervisor, format!("status not written: {error}").as_bytes());
         }
         drop(status);

@@ -303,12 +303,14 @@ impl Run<'_> {
                 instance::stop(&dir)?;
             }
             durable::create_dir(&dir)?;
-            durable::write_json(&dir.join(file::DESCRIPTION), &description)?;
-            durable::write(&dir.join(file::ROLLOUT), record.rollout.as_bytes())?;
-            durable::write(&dir.join(file::CONFIGURATION), record.configuration.as_bytes())?;
-            durable::write(&dir.join(file::EVIDENCE), record.evidence.as_bytes())?;
-            durable::write(&dir.join(file::MANIFEST), &unpacked.manifest_bytes)?;
-            durable::write(&dir.join(file::IMAGE), &unpacked.config_bytes)?;
+            // Copies: the record is what is durable, and each start writes and checks them anew.
+            let description = serde_json::to_vec(&description).map_err(io::Error::other)?;
+            durable::replace(&dir.join(file::DESCRIPTION), &description)?;
+            durable::replace(&dir.join(file::ROLLOUT), record.rollout.as_bytes())?;
+            durable::replace(&dir.join(file::CONFIGURATION), record.configuration.as_bytes())?;
+            durable::replace(&dir.join(file::EVIDENCE), record.evidence.as_bytes())?;
+            durable::replace(&dir.join(file::MANIFEST), &unpacked.manifest_bytes)?;
+            durable::replace(&dir.join(file::IMAGE), &unpacked.config_bytes)?;
             match std::fs::remove_file(dir.join(file::STATUS)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
