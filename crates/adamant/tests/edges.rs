@@ -30,7 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("fetch", &["digest", "recipe", "store"]),
     ("registry", &["attest", "digest", "oci", "store"]),
     ("build", &["digest", "fetch", "oci", "recipe", "sandbox", "store"]),
-    ("deploy", &["attest", "audit", "digest", "release", "sandbox", "store"]),
+    ("deploy", &["attest", "digest", "release", "sandbox", "store"]),
     // L3: the rim. `server` and the binary alone compose.
     ("api", &["digest"]),
     ("client", &["api"]),
