@@ -1,7 +1,7 @@
 //! Inputs from the outside: one file per ecosystem.
 //!
 //! Whatever comes in here is checked against a digest that somebody signed or locked, and is in
-//! the [`BlobStore`](adamant_store::BlobStore) before anything names it. Nothing here builds,
+//! the [`BlobStore`] before anything names it. Nothing here builds,
 //! and nothing fetched is ever executed. Every body, archive and list is bounded; every address
 //! passes the [`guard`] before and after name resolution.
 
