@@ -22,7 +22,7 @@ mod uploads;
 
 pub use access::Access;
 pub use body::{Body, BodyError};
-pub use names::member_name;
 pub use manifests::{ListError, Pushed, PutManifestError, ReadManifestError};
+pub use names::member_name;
 pub use registry::{Clock, Config, Limits, Registry};
 pub use uploads::OpenUploadsError;
