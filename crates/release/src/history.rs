@@ -18,6 +18,8 @@ pub struct Past {
     pub rollout: Digest,
     /// Whether it was observed healthy.
     pub healthy: bool,
+    /// For a rollback: the sequence number it returned to.
+    pub returns_to: Option<u64>,
 }
 
 /// There is nothing to return to.
@@ -55,17 +57,28 @@ pub enum RollbackError {
 }
 
 /// Which deployment to return to: the last healthy one of release `to`, or without one the last
-/// healthy one before the current with another rollout. `history` is sorted by sequence.
+/// healthy one before the current with another rollout. What a rollback returned to counts as
+/// the current one, so that a second rollback goes further back instead of forth again.
+/// `history` is sorted by sequence.
 pub fn decide_rollback<'a>(
     environment: &str,
     history: &'a [Past],
     to: Option<&str>,
 ) -> Result<&'a Past, RollbackError> {
     let environment = || environment.to_owned();
-    let Some((current, before)) = history.split_last() else { return Err(RollbackError::Empty(environment())) };
+    let Some(current) = history.last() else { return Err(RollbackError::Empty(environment())) };
     let Some(release) = to else {
+        let mut stands_for = current;
+        while let Some(earlier) = stands_for
+            .returns_to
+            .filter(|to| *to < stands_for.sequence)
+            .and_then(|to| history.iter().find(|past| past.sequence == to))
+        {
+            stands_for = earlier;
+        }
+        let before = history.iter().take_while(|past| past.sequence < stands_for.sequence).collect::<Vec<_>>();
         return before
-            .iter()
+            .into_iter()
             .rev()
             .find(|past| past.healthy && past.rollout != current.rollout)
             .ok_or_else(|| RollbackError::NoneBefore { environment: environment(), current: current.release.clone() });
@@ -131,24 +144,26 @@ mod tests {
 
     /// One word a deployment: action letter, release number, `!` if it failed.
     fn history(script: &str) -> Vec<Past> {
-        script
-            .split_whitespace()
-            .zip(1..)
-            .map(|(word, sequence)| {
-                let number = word[1..].trim_end_matches('!');
-                Past {
-                    sequence,
-                    action: match &word[..1] {
-                        "d" => Action::Deploy,
-                        "p" => Action::Promote,
-                        _ => Action::Rollback,
-                    },
-                    release: format!("shop/{number}"),
-                    rollout: Digest::of(number.as_bytes()),
-                    healthy: !word.ends_with('!'),
-                }
-            })
-            .collect()
+        let mut history: Vec<Past> = Vec::new();
+        for (word, sequence) in script.split_whitespace().zip(1..) {
+            let number = word[1..].trim_end_matches('!');
+            let release = format!("shop/{number}");
+            let earlier = history.iter().rev().find(|past| past.release == release).map(|past| past.sequence);
+            let past = Past {
+                sequence,
+                action: match &word[..1] {
+                    "d" => Action::Deploy,
+                    "p" => Action::Promote,
+                    _ => Action::Rollback,
+                },
+                returns_to: earlier.filter(|_| word.starts_with('r')),
+                release,
+                rollout: Digest::of(number.as_bytes()),
+                healthy: !word.ends_with('!'),
+            };
+            history.push(past);
+        }
+        history
     }
 
     fn check(script: &str, to: Option<&str>, expect: Result<u64, &str>) {
@@ -165,7 +180,10 @@ mod tests {
         check("p1 p2! p3", None, Ok(1));
         check("p1 p2 p2", None, Ok(1));
         check("p1 p2 p3!", None, Ok(2));
-        check("p1 p2 r1", None, Ok(2));
+        check("p1 p2 r1", None, Err("no deployment to prod before shop/1 was healthy with another rollout"));
+        check("p1 p2 p3 r2", None, Ok(1));
+        check("p1 p2 p3 r2 r1", Some("shop/3"), Ok(3));
+        check("p1 p2 r1 p3", None, Ok(3));
         check("p1 p2 p1 p3", Some("shop/1"), Ok(3));
         check("p1 p2", Some("shop/2"), Err("shop/2 already runs in prod"));
         check("p1 p2!", Some("shop/2"), Err("shop/2 was never healthy in prod; healthy there were: shop/1"));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::FileType;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use crate::error::{SandboxError, Stage};
@@ -36,6 +37,9 @@ impl Sandbox {
             stdout: fds.stdout.is_some(),
             stderr: fds.stderr.is_some(),
         };
+        for output in [&fds.stdout, &fds.stderr].into_iter().flatten() {
+            own(output);
+        }
         let fds: Vec<OwnedFd> = [fds.root, fds.listener, fds.stdout, fds.stderr].into_iter().flatten().collect();
         self.start(&request, &fds)
     }
@@ -73,6 +77,18 @@ impl Sandbox {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(SandboxError::Connection(error)),
             _ => Ok(child),
         }
+    }
+}
+
+/// Gives a pipe to the sandboxed user, so that a program may open `/dev/stdout` anew as daemons
+/// with a log file setting do. Anything but a pipe keeps its owner. Without it such a program
+/// says so itself: nothing is lost that was promised.
+fn own(output: &OwnedFd) {
+    let pipe = rustix::fs::fstat(output).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    if pipe && crate::host::privileged() {
+        let (uid, gid) = crate::host::owner();
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        let _ = rustix::fs::fchown(output, Some(uid), Some(gid));
     }
 }
 

@@ -16,6 +16,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::auth::Auth;
 use crate::error::Problem;
 use crate::metrics::Metrics;
@@ -33,6 +35,8 @@ pub(crate) struct Rim {
     pub(crate) address: SocketAddr,
     /// `/v2/` is open to everyone on loopback.
     pub(crate) anonymous_registry: bool,
+    /// Ends streams that would otherwise never end when the server stops.
+    pub(crate) closing: CancellationToken,
 }
 
 pub(crate) type Shared = State<Arc<Rim>>;

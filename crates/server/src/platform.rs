@@ -110,7 +110,7 @@ impl Platform {
                 .cause(e)
                 .hint("pass `--data DIR`")
         })?;
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(&data, private)?;
         let guard = DataLock::acquire(&data).map_err(|e| {
             Problem::new(adamant_api::Class::Unavailable, e.to_string())
@@ -370,7 +370,8 @@ impl Receiver for Pipeline {
                 if let Some(internal) = &problem.internal {
                     tracing::error!(error = %problem.error.message, internal, "push failed");
                 }
-                problem.line()
+                // A ref is refused in one line; the side band had them all.
+                problem.line().lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
             })
         })
     }

@@ -49,16 +49,17 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     let address = listener.local_addr()?;
     platform.listens_on(address);
     let auth = Arc::new(Auth::default());
+    let stop = CancellationToken::new();
     let rim = Arc::new(Rim {
         platform: Arc::clone(&platform),
         auth: Arc::clone(&auth),
         metrics: Arc::new(Metrics::default()),
         address,
         anonymous_registry,
+        closing: stop.clone(),
     });
     platform.reconcile().await;
 
-    let stop = CancellationToken::new();
     let tasks = tokio_util::task::TaskTracker::new();
     let socket = control::listen(&data)?;
     let url = platform.base_url();
@@ -181,6 +182,8 @@ pub async fn rollback_offline(
     let uid = rustix::process::geteuid().as_raw();
     let by = control::user_name(uid).unwrap_or_else(|| format!("uid {uid}"));
     let done = platform.rollback(project, ask, &by, say).await;
+    // Nobody comes after this process to end what was replaced.
+    platform.local.settle().await;
     platform.publish().await?;
     done
 }

@@ -426,7 +426,7 @@ impl Platform {
 }
 
 /// Facts as the pure rules want them.
-fn past(facts: &[DeploymentFact]) -> Vec<Past> {
+pub(crate) fn past(facts: &[DeploymentFact]) -> Vec<Past> {
     facts
         .iter()
         .map(|fact| Past {
@@ -435,6 +435,7 @@ fn past(facts: &[DeploymentFact]) -> Vec<Past> {
             release: fact.deployment.release.clone(),
             rollout: fact.deployment.rollout,
             healthy: fact.observation.as_ref().is_some_and(|o| o.state == State::Healthy),
+            returns_to: fact.deployment.returns_to,
         })
         .collect()
 }

@@ -48,7 +48,7 @@ impl Platform {
         let mut running: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for environment in &policy.environments {
             let facts = self.facts.deployments(project, &environment.name, SHOWN_DEPLOYMENTS).await?;
-            let held = facts.last().is_some_and(|f| f.deployment.action == adamant_attest::predicate::Action::Rollback);
+            let held = adamant_release::hold(&crate::ship::past(&facts)).is_some();
             let history: Vec<_> = facts.iter().rev().map(summary).collect();
             if let Some(runs) = history.iter().find(|d| d.state == "healthy") {
                 running.entry(runs.release.clone()).or_default().push(environment.name.clone());

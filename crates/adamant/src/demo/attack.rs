@@ -47,12 +47,7 @@ pub(crate) async fn attack(data: &Path) -> Result<ExitCode, Failure> {
     attack.move_tag_under_lock()?;
     attack.move_git_tag()?;
     let report = attack.fsck()?;
-    attack.expect(
-        "afterwards",
-        "everything is whole again",
-        report.findings.is_empty(),
-        format!("{:?}", report.findings),
-    );
+    attack.expect("afterwards", "everything is whole again", report.findings.is_empty(), told(report.findings.first()));
     if attack.failed.is_empty() {
         output::result(format!("{} attacks, each refused or caught", attack.held))?;
         return Ok(ExitCode::SUCCESS);
@@ -142,7 +137,7 @@ impl Attack {
         self.expect("flip a byte of a stored blob", "wrong bytes are never served", never, how);
         let report = self.fsck()?;
         let named = report.findings.iter().find(|f| f.object.contains(&layer.hex()));
-        self.expect("flip a byte of a stored blob", "fsck names it", named.is_some(), format!("{named:?}"));
+        self.expect("flip a byte of a stored blob", "fsck names it", named.is_some(), told(named));
         let (status, body) = self.push_blob(layer, &right).await?;
         let healed = std::fs::read(&path)? == right;
         self.expect("heal it", "pushing the right bytes replaces the damaged ones", healed, format!("{status} {body}"));
@@ -167,7 +162,7 @@ impl Attack {
         sqlx::query(update).bind(before).bind(&name).execute(&mut connection).await.map_err(failed)?;
         let report = report?;
         let named = report.findings.iter().find(|f| f.object.contains("bindings"));
-        self.expect("edit a database row", "fsck names the row", named.is_some(), format!("{named:?}"));
+        self.expect("edit a database row", "fsck names the row", named.is_some(), told(named));
         Ok(())
     }
 
@@ -186,7 +181,7 @@ impl Attack {
         }
         let report = self.fsck()?;
         let named = report.findings.iter().find(|f| f.object.starts_with("tree ") && f.problem.contains("app/shop"));
-        self.expect("swap an instance's file", "fsck names tree and file", named.is_some(), format!("{named:?}"));
+        self.expect("swap an instance's file", "fsck names tree and file", named.is_some(), told(named));
         let killed = self.kill_instances();
         let begin = Instant::now();
         let mut last = String::new();
@@ -319,6 +314,11 @@ impl Attack {
         let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
         Ok((status, body))
     }
+}
+
+/// A finding as `fsck` prints it.
+fn told(finding: Option<&adamant_api::Finding>) -> String {
+    finding.map_or_else(|| "fsck found nothing".to_owned(), |f| format!("fsck: {}: {}", f.object, f.problem))
 }
 
 /// Writes other bytes into the same file, as a bad disk would.

@@ -141,7 +141,7 @@ pub(super) async fn build_log(
     Query(ask): Query<Follow>,
 ) -> Result<Response, ApiFailure> {
     let log = rim.platform.build_log(&project, number).await?;
-    Ok(text(log.stream(ask.follow)))
+    Ok(text(log.stream(ask.follow).take_until(rim.closing.clone().cancelled_owned())))
 }
 
 pub(super) async fn instance_log(
@@ -149,7 +149,8 @@ pub(super) async fn instance_log(
     Path((project, environment)): Path<(String, String)>,
     Query(ask): Query<Follow>,
 ) -> Result<Response, ApiFailure> {
-    Ok(text(rim.platform.instance_log(&project, &environment, ask.follow).await?))
+    let lines = rim.platform.instance_log(&project, &environment, ask.follow).await?;
+    Ok(text(lines.take_until(rim.closing.clone().cancelled_owned())))
 }
 
 /// A plain text stream.

@@ -129,7 +129,8 @@ pub(super) async fn fact(State(rim): Shared, Path(index): Path<u64>) -> Page {
 /// Tells open pages that something was recorded.
 pub(super) async fn events(State(rim): Shared) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let stream = WatchStream::from_changes(rim.platform.changes.subscribe())
-        .map(|size| Ok(Event::default().event("change").data(size.to_string())));
+        .map(|size| Ok(Event::default().event("change").data(size.to_string())))
+        .take_until(rim.closing.clone().cancelled_owned());
     Sse::new(stream).keep_alive(KeepAlive::default())
 }
 
@@ -144,7 +145,8 @@ pub(super) async fn log_stream(
         Ok(Event::default().event("line").data(format!("{text}<br>")))
     });
     let end = futures_util::stream::once(async { Ok(Event::default().event("end").data("end")) });
-    Ok(Sse::new(lines.chain(end)).keep_alive(KeepAlive::default()))
+    let stream = lines.chain(end).take_until(rim.closing.clone().cancelled_owned());
+    Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
 /// Cuts a byte stream into lines of text.
