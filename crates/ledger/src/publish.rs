@@ -54,6 +54,7 @@ impl SqliteLedger {
             dirs.extend(blocking(dir, move |dir| write_tiles(dir, &files)).await?);
         }
         drop(conn);
+        tracing::debug!(point = "tiles written", size = head.size);
         blocking(dir, move |dir| {
             dirs.iter().try_for_each(|changed| files::sync_dir(changed))?;
             files::replace(&dir.join("checkpoint"), head.checkpoint.as_bytes(), 0o644)?;

@@ -284,9 +284,11 @@ impl Writer {
         .execute(&mut *tx)
         .await
         .map_err(database)?;
+        tracing::debug!(point = "before the commit", first, size);
         if let Err(error) = tx.commit().await {
             return Err(Failure::Commit { error: database(error), last, outcomes });
         }
+        tracing::debug!(point = "after the commit", size);
         // Only what can be read back is told to anybody.
         match HeadRow::load(conn).await {
             Ok(Some(head)) if head.checkpoint == checkpoint => Ok(outcomes),
