@@ -43,6 +43,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("adamant", &["api", "audit", "client", "deploy", "digest", "recipe", "sandbox", "server"]),
+    // Measures; nothing links it.
+    ("bench", &["attest", "audit", "digest", "ledger", "sandbox", "store"]),
     // For tests alone.
     ("conformance", &["attest", "digest", "store", "tlog"]),
 ];
@@ -72,6 +74,11 @@ struct Declared {
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Where a crate lives: what is no part of the product has a place of its own.
+fn home(name: &str) -> PathBuf {
+    if name == "bench" { root().join(name) } else { root().join("crates").join(name) }
 }
 
 /// The name of a crate of ours without its prefix.
@@ -208,7 +215,7 @@ fn edges_are_used() {
     let mut unused = Vec::new();
     for (edges, dirs) in [(&declared.normal, &["src"][..]), (&declared.tests, &["src", "tests", "examples"][..])] {
         for (from, to) in edges.iter().filter(|(_, to)| !to.is_empty()) {
-            let dir = root().join("crates").join(from);
+            let dir = home(from);
             let text: String = dirs.iter().flat_map(|sub| sources(&dir.join(sub))).map(|path| read(&path)).collect();
             let name = |to: &str| if to == "adamant" { to.to_owned() } else { format!("adamant_{to}") };
             unused.extend(to.iter().filter(|to| !text.contains(&name(to))).map(|to| format!("{from} → {to}")));
@@ -274,7 +281,7 @@ fn unsafe_code_is_in_the_sandbox_alone() {
     let workspace = read(&root().join("Cargo.toml"));
     assert!(workspace.contains("unsafe_code = \"deny\""));
     for name in declared().normal.keys() {
-        let manifest = read(&root().join("crates").join(name).join("Cargo.toml"));
+        let manifest = read(&home(name).join("Cargo.toml"));
         assert!(manifest.contains("[lints]\nworkspace = true"), "{name} does not take the workspace's lints");
     }
 }
