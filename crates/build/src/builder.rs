@@ -9,7 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use adamant_digest::{Digest, Tree, Verified};
 use adamant_fetch::archive::Limits;
 use adamant_oci::{Content, Descriptor, Manifest};
-use adamant_recipe::{Artifact, Commit, Machine, Step, StepInput};
+use adamant_recipe::cargo::Crate;
+use adamant_recipe::{Artifact, Commit, Lock, Machine, Recipe, Step, StepInput, Template, set_name};
 use adamant_sandbox::Sandbox;
 use adamant_store::BlobStore;
 
@@ -64,7 +65,61 @@ pub struct Job {
     pub commit: Option<Commit>,
 }
 
+/// Why a lock does not give a job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// The recipe has no artifact of that name.
+    #[error("the recipe has no artifact `{0}`")]
+    NoArtifact(String),
+    /// The lock lacks a source of the recipe.
+    #[error("adamant.lock has no source `{0}`; run `adamant lock`")]
+    NoSource(String),
+}
+
 impl Job {
+    /// The job of one artifact of a recipe, with what its lock and its `Cargo.lock` pin. That
+    /// they agree has been checked before.
+    pub fn new(
+        recipe: &Recipe,
+        artifact: &str,
+        lock: &Lock,
+        crates: &[Crate],
+        tree: Digest,
+        export: Export,
+    ) -> Result<Self, JobError> {
+        let artifact = recipe.artifact(artifact).ok_or_else(|| JobError::NoArtifact(artifact.to_owned()))?.clone();
+        let set = |purpose| {
+            let deb = |package: &adamant_recipe::Package| Deb {
+                name: package.name.clone(),
+                version: package.version.clone(),
+                digest: package.digest,
+            };
+            lock.packages_of(&set_name(&artifact.name, purpose)).into_iter().map(deb).collect()
+        };
+        let sources = artifact.sources.iter().map(|name| {
+            let missing = || JobError::NoSource(name.clone());
+            let source = recipe.sources.get(name).ok_or_else(missing)?.clone();
+            Ok(SourceInput { digest: lock.url(name).ok_or_else(missing)?.digest, source })
+        });
+        let cargo = artifact.template == Template::Cargo;
+        Ok(Self {
+            abi: lock.abi,
+            epoch: lock.epoch,
+            tree,
+            export,
+            toolchain: set("toolchain"),
+            runtime: set("runtime"),
+            crates: crates
+                .iter()
+                .filter(|_| cargo)
+                .map(|one| CrateInput { name: one.name.clone(), version: one.version.clone(), digest: one.checksum })
+                .collect(),
+            sources: sources.collect::<Result<_, _>>()?,
+            commit: None,
+            artifact,
+        })
+    }
+
     fn toolchain_set(&self) -> PackageTree {
         PackageTree::new(Kind::Toolchain, self.abi, self.epoch, self.toolchain.clone())
     }
@@ -381,7 +436,7 @@ impl Builder {
         let blobs = &self.config.blobs;
         inputs::sources(blobs, &job.sources, &build, &stage, look).await?;
         inputs::vendor(blobs, &job.crates, &vendor, &stage, look).await?;
-        let cargo = job.artifact.template == adamant_recipe::Template::Cargo;
+        let cargo = job.artifact.template == Template::Cargo;
         let dressed = tokio::task::spawn_blocking(move || {
             if cargo {
                 inputs::cargo_home(&home, look)?;

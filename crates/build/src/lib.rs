@@ -23,7 +23,7 @@ mod tarball;
 mod write;
 
 pub use archive::ArchiveError;
-pub use builder::{Builder, BuilderConfig, Built, Clock, Export, Job, Rebuilt, system_clock};
+pub use builder::{Builder, BuilderConfig, Built, Clock, Export, Job, JobError, Rebuilt, system_clock};
 pub use canary::{Finding, Host, Trace};
 pub use compare::Divergence;
 pub use error::BuildError;

@@ -10,7 +10,7 @@ use adamant_recipe::Commit;
 
 use crate::setup::{Site, directory, listen, packages, silent};
 
-type Case = fn() -> Option<String>;
+pub(crate) type Case = fn() -> Option<String>;
 
 pub(crate) const ALL: &[(&str, Case)] = &[
     ("two places and two users build the same bytes", same_bytes),
@@ -31,7 +31,7 @@ const HELLO: [(&str, &str); 3] = [
     ("sub/part.c", "int part(void) { return 42; }\n"),
 ];
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Runtime::new().expect("runtime").block_on(work)
 }
 

@@ -2,6 +2,7 @@
 //! executable is the sandbox helper (`__sandbox`), too.
 
 mod cases;
+mod examples;
 mod setup;
 
 use std::path::Path;
@@ -17,8 +18,13 @@ fn main() -> ExitCode {
     }
     let filter = args[1..].iter().find(|argument| !argument.starts_with('-'));
     let mut failed = 0;
-    for (name, case) in cases::ALL {
+    for (name, case) in cases::ALL.iter().chain(examples::ALL) {
         if filter.is_some_and(|filter| !name.contains(filter.as_str())) {
+            continue;
+        }
+        // Minutes of compiling are for those who ask for them.
+        if filter.is_none() && name.starts_with("long: ") {
+            eprintln!("skipped: {name}: not asked for by name");
             continue;
         }
         match std::panic::catch_unwind(case) {
