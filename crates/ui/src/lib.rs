@@ -9,7 +9,13 @@ use askama::Template;
 pub use askama::Error;
 
 /// Filters the templates use.
-#[expect(unreachable_pub, reason = "askama's macro writes `pub` items")]
+#[expect(
+    unreachable_pub,
+    clippy::inline_always,
+    clippy::unused_self,
+    clippy::unnecessary_wraps,
+    reason = "askama's macro writes `pub` items and asks for this signature"
+)]
 mod filters {
     /// The first seven characters of a commit id.
     #[askama::filter_fn]
