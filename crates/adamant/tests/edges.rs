@@ -45,8 +45,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("adamant", &["api", "audit", "client", "deploy", "digest", "recipe", "sandbox", "server"]),
     // Measures; nothing links it.
     ("bench", &["attest", "audit", "digest", "ledger", "sandbox", "store"]),
-    // For tests alone.
+    // Beside the product: suites for tests, measurements.
     ("conformance", &["attest", "digest", "store", "tlog"]),
+    ("bench", &["attest", "audit", "digest", "ledger", "sandbox", "store"]),
 ];
 
 /// Edges that only tests have.
@@ -74,6 +75,11 @@ struct Declared {
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Where a crate lies.
+fn directory(name: &str) -> PathBuf {
+    if name == "bench" { root().join(name) } else { root().join("crates").join(name) }
 }
 
 /// Where a crate lives: what is no part of the product has a place of its own.
@@ -244,7 +250,7 @@ fn what_decides_does_nothing_else() {
         let reached = reached(name, &declared, &locked);
         let found: Vec<_> = IMPURE.iter().filter(|name| reached.contains(**name)).collect();
         assert!(found.is_empty(), "{name} reaches {found:?}");
-        for path in sources(&root().join("crates").join(name).join("src")) {
+        for path in sources(&directory(name).join("src")) {
             let text = read(&path);
             // Tests may do as they like; they stand at the end of a file.
             let product = text.split("#[cfg(test)]").next().unwrap_or_default();
@@ -266,7 +272,7 @@ fn suites_are_for_tests_alone() {
 #[test]
 fn unsafe_code_is_in_the_sandbox_alone() {
     let mut allowances = 0;
-    for path in sources(&root().join("crates")) {
+    for path in [sources(&root().join("crates")), sources(&root().join("bench"))].concat() {
         // This file names the lint to look for it.
         if path.ends_with(file!()) || path.ends_with("adamant/tests/edges.rs") {
             continue;
