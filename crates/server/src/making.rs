@@ -235,7 +235,7 @@ impl Platform {
                     (again.passed(), detail)
                 }
                 // Only what the build itself did is a result; a host that is full is tried again.
-                Err(error @ (BuildError::Step { .. } | BuildError::Output { .. })) => {
+                Err(error) if !error.is_ours() => {
                     (false, json!({ "why": error.to_string() }))
                 }
                 Err(error) => return Err(build_problem(&bound.name, error)),
@@ -335,11 +335,10 @@ fn lock_problem(error: LockFetchError) -> Problem {
 
 fn build_problem(artifact: &str, error: BuildError) -> Problem {
     let text = error.to_string();
-    let problem = match error {
-        BuildError::Step { .. } | BuildError::Output { .. } | BuildError::Abi(_) | BuildError::Place(_) => {
-            Problem::no(format!("{artifact} was not built"))
-        }
-        _ => Problem::new(Class::Unavailable, format!("{artifact} could not be built here")),
+    let problem = if error.is_ours() {
+        Problem::new(Class::Unavailable, format!("{artifact} could not be built here"))
+    } else {
+        Problem::no(format!("{artifact} was not built"))
     };
     problem.cause(text)
 }

@@ -10,6 +10,8 @@ use crate::platform::Platform;
 
 /// Releases looked at for missing rebuilds and branches.
 const RECENT: u64 = 20;
+/// Deployments of an environment in which the newest release is looked for.
+const HISTORY: usize = 100;
 
 impl Platform {
     /// Brings refs and environments to what the facts say, and resumes rebuilds. Problems are
@@ -36,6 +38,9 @@ impl Platform {
                 if let Err(problem) = self.reconcile_environment(name, environment).await {
                     tracing::error!(%problem, project = name, environment, "environment");
                 }
+            }
+            if let Err(problem) = self.resume_automation(name).await {
+                tracing::error!(%problem, project = name, "automatic deployments");
             }
             if let Err(problem) = self.resume_rebuilds(name).await {
                 tracing::error!(%problem, project = name, "rebuilds");
@@ -96,6 +101,37 @@ impl Platform {
                 tracing::error!(%problem, project, environment, "finishing a deployment");
             }
         });
+        Ok(())
+    }
+
+    /// The newest release, if the crash came before its automatic deployment was recorded: its
+    /// branch moves at this start, so no push will come back for it.
+    async fn resume_automation(self: &Arc<Self>, project: &str) -> Result<(), Problem> {
+        let mut newest = None;
+        for commit in self.facts.newest(project, RECENT).await? {
+            newest = self.facts.ledger.binding(BindingKind::Release, &format!("{project}/{}", commit.number)).await?;
+            if newest.is_some() {
+                break;
+            }
+        }
+        let Some(bound) = newest else { return Ok(()) };
+        let release: Release = self.document(bound.digest).await?;
+        let (policy, _) = self.policy(project).await?;
+        let mut missing = false;
+        for environment in policy.environments.iter().filter(|environment| environment.automatic) {
+            let facts = self.facts.deployments(project, &environment.name, HISTORY).await?;
+            missing |= !facts.iter().any(|fact| fact.deployment.release == release.name());
+        }
+        if missing {
+            let platform = Arc::clone(self);
+            // In the background, as above.
+            self.tasks.spawn(async move {
+                let say = |line: String| tracing::info!(release = release.name(), line, "deploying after a restart");
+                if let Err(problem) = platform.deploy_automatically(&release, &bound.by, &say).await {
+                    tracing::error!(%problem, release = release.name(), "deploying after a restart");
+                }
+            });
+        }
         Ok(())
     }
 
