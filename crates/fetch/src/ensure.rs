@@ -85,7 +85,7 @@ impl Fetcher {
         let packages = lock.packages.iter().map(|package| Job::package(package, &debian.archives, &debian.snapshots));
         let crate_max = self.config.limits.input_bytes;
         let crates = crates.iter().map(|krate| Job::krate(krate, &self.config.crates_base, crate_max));
-        let jobs = packages.chain(lock.urls.iter().map(Job::url)).chain(crates).collect();
+        let jobs = packages.chain(lock.urls.iter().map(|url| Job::url(url, &self.config))).chain(crates).collect();
         self.run(jobs, progress).await
     }
 

@@ -20,7 +20,9 @@ pub use artifact::{Artifact, Recipe, Source, Template};
 pub use diff::{Change, diff};
 pub use inputs::{InputError, inputs, lock_digest};
 pub use lock::{Lock, Package, PackageSet, UrlInput, set_name};
-pub use names::{NameError, PackageRequest, image_path, label, package_name, package_version, relative_path, url};
+pub use names::{
+    Mirrored, NameError, PackageRequest, image_path, label, mirrored, package_name, package_version, relative_path, url,
+};
 pub use propose::{Choice, Facts, Proposal, propose};
 pub use read::{Place, RecipeError};
 pub use step::{Commit, Machine, Step, StepInput};

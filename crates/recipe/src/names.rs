@@ -82,9 +82,43 @@ pub fn image_path(text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Checks the address of a file: `http` or `https`, a host, no credentials, no fragment.
+/// An address that names an ecosystem instead of a host: the server fills in its mirrors, so
+/// that the same recipe works behind any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mirrored<'a> {
+    /// `debian:pool/…`: a file of the Debian archives, source packages for example.
+    Debian(&'a str),
+    /// `crate:<name>@<version>`: a published crate.
+    Crate {
+        /// Its name.
+        name: &'a str,
+        /// Its version.
+        version: &'a str,
+    },
+}
+
+/// Reads an address as one that mirrors fill in; `None` for an address of its own host.
+pub fn mirrored(text: &str) -> Option<Mirrored<'_>> {
+    if let Some(path) = text.strip_prefix("debian:") {
+        let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._+~-".contains(&b));
+        return (path.starts_with("pool/") && plain && relative_path(path).as_deref() == Ok(path))
+            .then_some(Mirrored::Debian(path));
+    }
+    let (name, version) = text.strip_prefix("crate:")?.split_once('@')?;
+    let named = |text: &str, more: &[u8]| {
+        (1..=100).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
+    };
+    (named(name, b"_-") && named(version, b".+-")).then_some(Mirrored::Crate { name, version })
+}
+
+/// Checks the address of a file: `http` or `https`, a host, no credentials, no fragment; or one
+/// that mirrors fill in, see [`mirrored`].
 pub fn url(text: &str) -> Result<(), NameError> {
-    const EXPECTED: &str = "an address: write `https://host/path`, without credentials";
+    const EXPECTED: &str =
+        "an address: write `https://host/path` without credentials, `debian:pool/…` or `crate:<name>@<version>`";
+    if mirrored(text).is_some() {
+        return Ok(());
+    }
     let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
         return refuse(text, EXPECTED);
     };
@@ -167,8 +201,19 @@ mod tests {
         for bad in ["", "g", "Gcc", "gcc=", "gcc= 1", "gcc:amd64", "-gcc", "gcc/x", "gcc=1/../2"] {
             assert!(bad.parse::<PackageRequest>().is_err(), "{bad:?}");
         }
-        for good in ["https://example.org/a.tar.gz", "http://[::1]:80/a?b=c", "https://a/"] {
+        for good in [
+            "https://example.org/a.tar.gz",
+            "http://[::1]:80/a?b=c",
+            "https://a/",
+            "debian:pool/main/w/webfs/webfs_1.21+ds1.orig.tar.gz",
+            "crate:serde@1.0.1+x",
+        ] {
             assert_eq!(url(good), Ok(()), "{good}");
+        }
+        for bad in
+            ["debian:", "debian:dists/a", "debian:pool/../a", "debian:pool/a?b", "crate:a", "crate:@1", "crate:a@../1"]
+        {
+            assert!(url(bad).is_err(), "{bad:?}");
         }
         for bad in
             ["", "ftp://a/b", "https://", "https:///a", "https://u:p@h/a", "https://h", "https://h/a b", "https://h/#f"]

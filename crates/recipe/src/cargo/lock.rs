@@ -14,7 +14,7 @@ const MAX_PACKAGES: usize = 20_000;
 /// A parsed `Cargo.lock`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CargoLock {
-    /// Crates of the crates.io registry, sorted by name and version.
+    /// Crates of the public registry, sorted by name and version.
     pub crates: Vec<Crate>,
     /// Packages of the workspace itself and path dependencies, sorted by name and version.
     pub local: Vec<Local>,
@@ -72,9 +72,9 @@ pub enum CargoLockError {
         /// Where from.
         source_url: String,
     },
-    /// A registry that is not crates.io.
+    /// Another registry.
     #[error(
-        "Cargo.lock: {name} {version} comes from {source_url}; only crates.io is known: depend on a published version or copy it into the project"
+        "Cargo.lock: {name} {version} comes from {source_url}; only the public crates registry is known: depend on a published version or copy it into the project"
     )]
     Registry {
         /// The crate.
@@ -212,7 +212,10 @@ mod tests {
             &package("a", "1.0.0", "git+https://example.org/a#0123", ""),
             "git repository git+https://example.org/a#0123",
         );
-        check(&package("a", "1.0.0", "registry+https://example.org/index", SUM), "only crates.io is known");
+        check(
+            &package("a", "1.0.0", "registry+https://example.org/index", SUM),
+            "only the public crates registry is known",
+        );
         check(&package("../a", "1.0.0", CRATES_IO, SUM), "not a crate name");
         check(&package("a", "1/../..", CRATES_IO, SUM), "not a crate name");
         check(&package("a", "1.0.0", CRATES_IO, SUM).repeat(2), "twice");
