@@ -45,14 +45,14 @@ pub(crate) enum Command {
         /// Debian mirror to lock from
         #[arg(long, env = "ADAMANT_DEBIAN_MIRROR", value_name = "URL")]
         debian_mirror: Option<String>,
-        /// Hosts or networks on private addresses that inputs may be fetched from
+        /// Host on a private address that inputs may be fetched from (repeatable)
         #[arg(long, value_name = "HOST")]
         allow_private: Vec<String>,
         /// First port for environments; each further environment takes the next one
         #[arg(long, value_name = "PORT")]
         environment_ports: Option<u16>,
     },
-    /// Stop everything a data directory runs: instances and fronts (and the server, if it is up)
+    /// Stop everything a data directory runs: instances and fronts; the server must be stopped first
     #[command(after_help = "Examples:\n  adamant down --data /srv/adamant")]
     Down,
     /// The whole tour: push, build, rebuild, promote, roll back, prove

@@ -67,7 +67,7 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
     let count = hash_all(&blobs, &mut find).await?;
     look_for(&blobs, &promised, &mut find).await?;
 
-    progress("trees: what is unpacked to run and to build with");
+    progress("trees: what is unpacked to run");
     let trees = crate::hosting::check_trees(data, &mut find);
 
     progress("commits: every object");

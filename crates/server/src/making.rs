@@ -235,9 +235,7 @@ impl Platform {
                     (again.passed(), detail)
                 }
                 // Only what the build itself did is a result; a host that is full is tried again.
-                Err(error) if !error.is_ours() => {
-                    (false, json!({ "why": error.to_string() }))
-                }
+                Err(error) if !error.is_ours() => (false, json!({ "why": error.to_string() })),
                 Err(error) => return Err(build_problem(&bound.name, error)),
             };
             progress.say(format!("rebuild {}: {}", bound.name, if passed { "same bytes" } else { "OTHER BYTES" }));
@@ -269,7 +267,9 @@ impl Platform {
         if let adamant_oci::Content::Image { config, layers } = parsed.content() {
             for part in std::iter::once(&**config).chain(layers) {
                 let digest = part.digest.sha256().map_err(|e| Problem::damaged(e.to_string()))?;
-                if self.blobs.size(digest).await.ok().flatten() != Some(part.size) {
+                let Ok(mut reader) = self.blobs.open(digest).await else { return Ok(false) };
+                // The stream ends in an error if the bytes are wrong.
+                if tokio::io::copy(&mut reader.bytes, &mut tokio::io::sink()).await.is_err() {
                     return Ok(false);
                 }
             }

@@ -5,6 +5,7 @@
 //! environment without an observation; start-up brings it to what the fact says.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use adamant_api::{Config, ConfigChange, Deployed, Promote, Rollback};
 use adamant_attest::predicate::{
@@ -97,7 +98,7 @@ impl Platform {
 
     /// Brings a release to an environment, if every rule holds.
     pub(crate) async fn promote(
-        &self,
+        self: &Arc<Self>,
         project: &str,
         ask: &Promote,
         by: &str,
@@ -106,6 +107,10 @@ impl Platform {
         let (policy, policy_digest) = self.policy(project).await?;
         policy.environment(&ask.environment).map_err(unknown)?;
         let release = self.release(project, ask.release).await?;
+        // A rebuild that this host could not finish before is tried again when it is wanted.
+        if self.rebuilds(&release).await?.len() < release.artifacts.len() {
+            self.rebuild_later(project, release.number);
+        }
         if ask.wait {
             self.await_rebuild(&release, say).await;
         }

@@ -222,6 +222,7 @@ impl Attack {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             if line.starts_with(b"/app/shop\0")
+                && self.supervises(pid)
                 && let Some(pid) = rustix::process::Pid::from_raw(pid)
                 && rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok()
             {
@@ -229,6 +230,26 @@ impl Attack {
             }
         }
         killed
+    }
+
+    /// Whether a process belongs to a supervisor of this data directory: another demo's are not
+    /// ours to kill.
+    fn supervises(&self, pid: i32) -> bool {
+        let data = self.data.to_string_lossy().into_owned();
+        let mut pid = pid;
+        for _ in 0..6 {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&line).contains(&data) {
+                return true;
+            }
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+            match parent.and_then(|parent| parent.trim().parse().ok()) {
+                Some(parent) if parent > 1 => pid = parent,
+                _ => return false,
+            }
+        }
+        false
     }
 
     /// The same package name and version, other bytes: what a mirror that moved would offer.
