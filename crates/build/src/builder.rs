@@ -268,7 +268,30 @@ struct Product {
     overlaps: Vec<Overlap>,
     step_ms: u64,
     /// Staged files of the image; removed when it is packed.
-    _work: tempfile::TempDir,
+    work: Work,
+}
+
+/// A directory of one run, removed with all a build may have locked in it.
+struct Work(tempfile::TempDir);
+
+impl Work {
+    fn below(parent: &Path) -> Result<Self, DiskError> {
+        let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent);
+        made.map(Self).map_err(DiskError::on("create a directory in", parent))
+    }
+
+    /// Removes it off the async threads: a build may leave gigabytes.
+    async fn remove(self) -> Result<(), BuildError> {
+        Ok(tokio::task::spawn_blocking(move || drop(self)).await?)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Err(error) = write::remove(self.0.path()) {
+            tracing::warn!(%error, "a work directory stays until the next start");
+        }
+    }
 }
 
 impl Builder {
@@ -309,6 +332,7 @@ impl Builder {
             }
         };
         let upper = self.keep(&image, Layer::Upper).await?;
+        product.work.remove().await?;
         tracing::info!(point = "layers kept", artifact = job.artifact.name);
         let (config, manifest) = pack::documents(&job.artifact, job.epoch, &[base, upper]);
         let log = Verified::hash(product.log);
@@ -353,6 +377,7 @@ impl Builder {
         self.config.blobs.put(&log).await?;
         let divergence =
             if manifest.digest() == expected { None } else { Some(self.explain(expected, image, work).await?) };
+        product.work.remove().await?;
         Ok(Rebuilt { manifest: manifest.digest(), divergence, log: log.digest(), varied: varied(job) })
     }
 
@@ -361,8 +386,8 @@ impl Builder {
         let manifest = Manifest::from_verified(self.config.blobs.get(expected).await?)
             .map_err(|_| BuildError::NotAnImage(expected))?;
         let Content::Image { layers, .. } = manifest.content() else { return Err(BuildError::NotAnImage(expected)) };
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(work).map_err(DiskError::on("create", work))?;
-        let stage = Arc::new(Stage::new(dir.path()));
+        let dir = Work::below(work)?;
+        let stage = Arc::new(Stage::new(dir.0.path()));
         let mut items = Vec::new();
         // An empty layer is nothing but its end.
         for layer in layers.iter().filter(|layer| layer.size > 1024) {
@@ -378,7 +403,7 @@ impl Builder {
             compare::explain(&first, &plain(&image.whole)).map_err(|source| BuildError::Compare { expected, source })
         });
         let found = found.await??;
-        drop(dir);
+        dir.remove().await?;
         Ok(found.unwrap_or_else(|| Divergence {
             path: String::new(),
             detail: "all files are equal; the image configuration or the order of layers differs".to_owned(),
@@ -401,11 +426,10 @@ impl Builder {
         let root = self.roots.assemble(&job.toolchain_set()).await?;
         let base_set = job.runtime_set();
         let base = self.roots.assemble(&base_set).await?;
-        let work =
-            tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent).map_err(DiskError::on("create", parent))?;
-        self.lay_down(job, conditions, work.path()).await?;
+        let work = Work::below(parent)?;
+        self.lay_down(job, conditions, work.0.path()).await?;
         let started = (self.config.clock)();
-        let (log, step_ms, outputs) = self.execute(job, conditions, &root, work.path(), sink).await?;
+        let (log, step_ms, outputs) = self.execute(job, conditions, &root, work.0.path(), sink).await?;
         let canary = Canary::new(&self.config.host, started, (self.config.clock)());
         let (artifact, epoch) = (job.artifact.clone(), job.epoch);
         let packed = tokio::task::spawn_blocking(move || {
@@ -417,7 +441,7 @@ impl Builder {
         let (image, warnings, log, below) = packed.await??;
         let overlaps = root.conflicts.iter().chain(below.iter()).cloned().collect();
         let base_set = base_set.digest();
-        Ok(Product { image, base_set, log: log.into_bytes(), warnings, overlaps, step_ms, _work: work })
+        Ok(Product { image, base_set, log: log.into_bytes(), warnings, overlaps, step_ms, work })
     }
 
     /// Source, archives, crates and Cargo's home below `work`.

@@ -49,6 +49,7 @@ fn as_ordinary_user(dir: &Path, args: &[&Path]) -> Result<(), String> {
         .arg("digest")
         .args(args)
         .current_dir("/")
+        .env("TMPDIR", dir)
         .output()
         .map_err(|error| format!("setpriv: {error}"))?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
