@@ -1,0 +1,93 @@
+//! Who may do what, from the outside.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::client::{Ask, get};
+use crate::world::World;
+
+#[test]
+fn loopback_is_no_trust_boundary() {
+    let Some(world) = World::new("loopback_is_no_trust_boundary") else { return };
+    let url = world.server.url.clone();
+    let token = world.token();
+    let status = |ask: Ask<'_>| ask.send(&url).unwrap().status;
+
+    // Hosts that are not ours: what DNS rebinding looks like.
+    for host in ["evil.example", "shop.prod.localhost", "127.0.0.1", ""] {
+        for path in ["/", "/v2/", "/api/v1/projects", "/healthz", "/metrics"] {
+            let ask = Ask::new("GET", path).token(&token).header("Host", host);
+            assert_eq!(status(ask), 421, "{host} {path}");
+        }
+    }
+    // Writes from other sites, even with a token.
+    let from = |name: &'static str, value: &str| {
+        let ask = Ask::new("POST", "/api/v1/projects").token(&token).header(name, value);
+        status(ask.body("application/json", br#"{"name":"sneaked"}"#))
+    };
+    assert_eq!(from("Origin", "http://evil.example"), 403);
+    assert_eq!(from("Origin", "null"), 403);
+    assert_eq!(from("Sec-Fetch-Site", "cross-site"), 403);
+    assert_eq!(from("Sec-Fetch-Site", "same-site"), 403);
+    let listed = Ask::new("GET", "/api/v1/projects").token(&token).send(&url).unwrap();
+    assert_eq!(listed.status, 200);
+    assert!(!listed.text().contains("sneaked"), "{}", listed.text());
+
+    // Without a token, or with one that is not ours.
+    for path in [
+        "/api/v1/projects",
+        "/api/v1/projects/shop",
+        "/api/v1/ledger",
+        "/git/shop.git/info/refs?service=git-receive-pack",
+        "/v2/",
+    ] {
+        assert_eq!(status(Ask::new("GET", path)), 401, "{path}");
+        assert_eq!(status(Ask::new("GET", path).token("guess")), 401, "{path}");
+    }
+    assert_eq!(status(Ask::new("POST", "/api/v1/projects").body("application/json", br#"{"name":"x"}"#)), 401);
+    // Pages without a session.
+    for path in ["/", "/p/shop", "/p/shop/1", "/ledger", "/events"] {
+        assert_eq!(status(Ask::new("GET", path)), 401, "{path}");
+    }
+}
+
+#[test]
+fn a_login_link_works_once_and_gives_a_strict_cookie() {
+    let Some(world) = World::new("a_login_link_works_once_and_gives_a_strict_cookie") else { return };
+    let link = world.shop.adamant(&["login"]).ok().trim().to_owned();
+    let first = get(&link).unwrap();
+    assert!((300..400).contains(&first.status), "{}", first.status);
+    let cookie = first.header("set-cookie").to_owned();
+    for word in ["SameSite=Strict", "HttpOnly"] {
+        assert!(cookie.contains(word), "{cookie}");
+    }
+    let second = get(&link).unwrap();
+    assert!(second.status >= 400 && second.header("set-cookie").is_empty(), "{}", second.status);
+
+    let session = cookie.split(';').next().unwrap();
+    let page = Ask::new("GET", "/").header("Cookie", session).send(&world.server.url).unwrap();
+    assert_eq!(page.status, 200);
+    assert!(page.header("content-security-policy").contains("default-src 'none'"));
+    assert!(page.text().contains("shop"));
+    // The page reads; its cookie changes nothing.
+    let ask = Ask::new("POST", "/api/v1/projects").header("Cookie", session);
+    assert_eq!(ask.body("application/json", br#"{"name":"x"}"#).send(&world.server.url).unwrap().status, 401);
+}
+
+#[test]
+fn secrets_are_readable_by_their_owner_alone() {
+    let Some(world) = World::new("secrets_are_readable_by_their_owner_alone") else { return };
+    let mode = |path: &str| std::fs::metadata(world.data.join(path)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode("run/control.sock"), 0o600);
+    assert_eq!(mode("run"), 0o700);
+    let mut keys = 0;
+    for entry in std::fs::read_dir(world.data.join("keys")).unwrap().flatten() {
+        if entry.path().is_file() {
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode & 0o077, 0, "{}: {mode:o}", entry.path().display());
+            keys += 1;
+        }
+    }
+    assert!(keys >= 4, "{keys} keys");
+    let config = world.shop.read(".git/config");
+    assert!(!config.contains(&world.token()), "a token in .git/config");
+}

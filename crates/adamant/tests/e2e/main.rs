@@ -1,0 +1,22 @@
+//! The whole product: the real binary, real git, real HTTP, each test in a data directory of its own.
+//!
+//! One locked and twice released project is made once per run (`template`) and copied for each
+//! test, so that the package mirror is asked once. What the host forbids is skipped by name on
+//! stderr.
+
+#![expect(clippy::unwrap_used, reason = "what a helper cannot do is a failed test")]
+
+mod access;
+mod client;
+mod crash;
+mod determinism;
+mod isolation;
+mod load;
+mod process;
+mod proof;
+mod refusals;
+mod registry;
+mod rollback;
+mod template;
+mod tour;
+mod world;
