@@ -1,6 +1,7 @@
 //! The way to a server on this machine: a socket in its data directory that only its owner can
 //! open, and a token handed out over it.
 
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use adamant_api::{Control, ControlAnswer};
@@ -72,7 +73,6 @@ async fn short_connect(path: &Path) -> std::io::Result<UnixStream> {
     if path.as_os_str().len() < 100 {
         return UnixStream::connect(path).await;
     }
-    use std::os::fd::AsRawFd;
     let parent = path.parent().unwrap_or(Path::new("/"));
     let dir = std::fs::File::open(parent)?;
     let name = path.file_name().unwrap_or_default();

@@ -87,7 +87,7 @@ impl Server {
             Ok(())
         })
         .await?;
-        last.ok_or_else(|| self.broken("it ended before the result"))
+        last.ok_or_else(|| self.broken(&"it ended before the result"))
     }
 
     /// `GET` of a plain text stream, line by line until it ends.
@@ -100,7 +100,7 @@ impl Server {
         .await
     }
 
-    fn broken(&self, problem: impl ToString) -> ClientError {
+    fn broken(&self, problem: &dyn std::fmt::Display) -> ClientError {
         ClientError::Broken { url: self.url.clone(), problem: problem.to_string() }
     }
 
@@ -109,10 +109,10 @@ impl Server {
         let connect = tokio::net::TcpStream::connect(authority);
         let stream = tokio::time::timeout(Duration::from_secs(10), connect)
             .await
-            .map_err(|_| self.broken("no connection within 10 s"))?
-            .map_err(|e| self.broken(e))?;
+            .map_err(|_| self.broken(&"no connection within 10 s"))?
+            .map_err(|e| self.broken(&e))?;
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(e))?;
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(&e))?;
         // Ends with the connection, which ends when the response body is dropped.
         tokio::spawn(connection);
         let request = Request::builder()
@@ -123,7 +123,7 @@ impl Server {
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
             .body(Full::new(body))
             .map_err(|e| ClientError::Answer(e.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|e| self.broken(e))?;
+        let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -140,7 +140,7 @@ impl Server {
 
     async fn body(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let body = Limited::new(response.into_body(), MAX_ANSWER);
-        Ok(body.collect().await.map_err(|e| self.broken(e))?.to_bytes())
+        Ok(body.collect().await.map_err(|e| self.broken(&e))?.to_bytes())
     }
 
     async fn lines(
@@ -151,7 +151,7 @@ impl Server {
         let mut body = response.into_body();
         let mut buffer = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| self.broken(e))?;
+            let frame = frame.map_err(|e| self.broken(&e))?;
             let Ok(data) = frame.into_data() else { continue };
             buffer.extend_from_slice(&data);
             while let Some(end) = buffer.iter().position(|b| *b == b'\n') {

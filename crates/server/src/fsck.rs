@@ -153,7 +153,7 @@ async fn promised(ledger: &SqliteLedger, size: u64) -> Result<Promised, Problem>
                     }
                 }
                 Predicate::Configuration(c) => {
-                    need(c.revision, format!("configuration of {}, entry {index}", c.project))
+                    need(c.revision, format!("configuration of {}, entry {index}", c.project));
                 }
                 Predicate::Binding(b) => match b.kind {
                     BindingKind::Tag | BindingKind::Artifact | BindingKind::Output => {

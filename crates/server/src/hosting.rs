@@ -22,10 +22,10 @@ const BUSY: std::time::Duration = std::time::Duration::from_secs(90);
 const TAIL: usize = 200;
 
 pub(crate) fn open(config: &Config, blobs: Arc<dyn BlobStore>) -> Result<Local, Problem> {
-    Local::open(Options::new(&config.data, config.exe.clone()), blobs).map_err(local_problem)
+    Local::open(Options::new(&config.data, config.exe.clone()), blobs).map_err(|e| local_problem(&e))
 }
 
-fn local_problem(error: LocalError) -> Problem {
+fn local_problem(error: &LocalError) -> Problem {
     let class = match error {
         LocalError::Busy { .. } | LocalError::Io { .. } | LocalError::Front { .. } => Class::Unavailable,
         LocalError::Unknown { .. } => Class::No,
@@ -71,12 +71,12 @@ impl Platform {
             Ok(Outcome::Healthy { ms, healed }) => {
                 let healed =
                     if healed.is_empty() { String::new() } else { format!("; repaired {}", healed.join(", ")) };
-                seen(State::Healthy, format!("healthy {:.1} s{healed}", ms as f64 / 1000.0))
+                seen(State::Healthy, format!("healthy {}.{} s{healed}", ms / 1000, ms % 1000 / 100))
             }
             Ok(Outcome::Failed { reason }) => seen(State::Failed, reason),
             // Whatever keeps the host from trying is its answer too: the deployment is recorded
             // and what ran before runs on. Only what may pass is tried again later.
-            Err(ApplyError::Local(error @ LocalError::Busy { .. })) => return Err(local_problem(error)),
+            Err(ApplyError::Local(error @ LocalError::Busy { .. })) => return Err(local_problem(&error)),
             Err(error) => seen(State::Failed, error.to_string()),
         })
     }
@@ -124,7 +124,7 @@ impl Platform {
         let (policy, _) = self.policy(project).await?;
         policy.environment(environment).map_err(|e| Problem::usage(e.to_string()))?;
         let text = |line: adamant_deploy::LogLine| Ok(Bytes::from(format!("{} {}\n", line.instance, line.text)));
-        let before = self.local.logs(environment, project, TAIL).await.map_err(local_problem)?;
+        let before = self.local.logs(environment, project, TAIL).await.map_err(|e| local_problem(&e))?;
         let first = futures_util::stream::iter(before.into_iter().map(text));
         if !follow {
             return Ok(first.boxed());
@@ -193,8 +193,8 @@ pub(crate) async fn down(data: &Path, exe: &Path) -> Result<usize, Problem> {
         Problem::new(Class::Unavailable, e.to_string()).hint("stop the server first, with Ctrl-C or SIGTERM")
     })?;
     let blobs: Arc<dyn BlobStore> = Arc::new(adamant_store::FsBlobs::open(&data.join("blobs"))?);
-    let local = Local::open(Options::new(data, exe.to_owned()), blobs).map_err(local_problem)?;
-    let running = local.observe().await.map_err(local_problem)?.iter().map(|o| o.instances.len()).sum();
-    local.down().await.map_err(local_problem)?;
+    let local = Local::open(Options::new(data, exe.to_owned()), blobs).map_err(|e| local_problem(&e))?;
+    let running = local.observe().await.map_err(|e| local_problem(&e))?.iter().map(|o| o.instances.len()).sum();
+    local.down().await.map_err(|e| local_problem(&e))?;
     Ok(running)
 }

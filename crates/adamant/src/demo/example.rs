@@ -12,6 +12,7 @@ macro_rules! files {
 
 /// Path and text of each file.
 const FILES: &[(&str, &str)] = files![
+    ".gitignore",
     "Makefile",
     "README.md",
     "adamant.toml",
