@@ -81,24 +81,24 @@ impl Tour {
         if fresh {
             self.git(&["init", "--quiet", "--initial-branch", "main"])?;
         }
-        self.headline("A service in C with a Makefile, as any repository");
+        headline("A service in C with a Makefile, as any repository");
         example::set_version(&self.work, &format!("{round}.0"))?;
         self.adamant(&["init"])?;
-        self.headline("Pin every input; the server keeps every byte before the lock names it");
+        headline("Pin every input; the server keeps every byte before the lock names it");
         self.adamant(&["lock"])?;
         self.commit(&format!("Shop {round}.0"))?;
-        self.headline("Push: build in a sandbox without network, deploy to dev, rebuild in the background");
+        headline("Push: build in a sandbox without network, deploy to dev, rebuild in the background");
         self.git(&["push", "adamant", "HEAD:main"])?;
         let first = self.release()?;
         self.look("dev", &format!("version {round}.0")).await?;
 
-        self.headline("Promote the same bytes; each step needs the environment before it and the rebuild");
+        headline("Promote the same bytes; each step needs the environment before it and the rebuild");
         self.adamant(&["promote", &first, "staging", "--wait"])?;
         self.adamant(&["config", "prod", "--project", PROJECT, &format!("GREETING=Good day {round}")])?;
         self.adamant(&["promote", &first, "prod", "--reason", "the tour"])?;
         self.look("prod", &format!("version {round}.0")).await?;
 
-        self.headline("A second commit and another configuration go the same way");
+        headline("A second commit and another configuration go the same way");
         example::set_version(&self.work, &format!("{round}.1"))?;
         self.commit(&format!("Shop {round}.1"))?;
         self.git(&["push", "adamant", "HEAD:main"])?;
@@ -109,21 +109,17 @@ impl Tour {
         self.look("prod", &format!("version {round}.1")).await?;
         self.adamant(&["diff", &first, &second])?;
 
-        self.headline("Roll prod back: artifact and configuration as they were");
+        headline("Roll prod back: artifact and configuration as they were");
         self.adamant(&["rollback", "prod", "--project", PROJECT, "--reason", "the tour goes back"])?;
         self.look("prod", &format!("Good day {round}")).await?;
 
-        self.headline("Prove it: one file, checked offline with nothing but the trust file");
+        headline("Prove it: one file, checked offline with nothing but the trust file");
         let capsule = self.data.join("demo/prod.capsule");
         let trust = self.data.join("trust.json");
         self.adamant(&["prove", "prod", "--project", PROJECT, "-o", &text(&capsule)])?;
         self.adamant(&["verify", &text(&capsule), "--trust", &text(&trust)])?;
         self.adamant(&["fsck"])?;
         self.adamant(&["status", PROJECT])
-    }
-
-    fn headline(&self, words: &str) {
-        say(format!("\n── {words}"));
     }
 
     fn note(&mut self, what: &str, since: Instant) {
@@ -226,6 +222,10 @@ impl Tour {
 /// The tour's commits must not depend on what git knows of the person.
 const GIT_IDENTITY: [&str; 6] =
     ["-c", "user.name=Tour", "-c", "user.email=tour@shop.example", "-c", "commit.gpgsign=false"];
+
+fn headline(words: &str) {
+    say(format!("\n── {words}"));
+}
 
 fn shown(program: &str, arguments: &[&str]) -> String {
     let quoted = |word: &&str| if word.contains(' ') { format!("'{word}'") } else { (*word).to_owned() };

@@ -70,13 +70,11 @@ pub(crate) fn release(text: &str, named: Option<&str>) -> Result<(String, u64), 
     let bad = || {
         Failure::usage(format!("`{text}` is not a release")).hint("write `shop/214`, or `214` inside the repository")
     };
-    match text.split_once('/') {
-        Some((name, number)) => Ok((name.to_owned(), number.parse().map_err(|_| bad())?)),
-        None => {
-            let number = text.parse().map_err(|_| bad())?;
-            Ok((project(named)?, number))
-        }
+    if let Some((name, number)) = text.split_once('/') {
+        return Ok((name.to_owned(), number.parse().map_err(|_| bad())?));
     }
+    let number = text.parse().map_err(|_| bad())?;
+    Ok((project(named)?, number))
 }
 
 #[cfg(test)]

@@ -83,9 +83,8 @@ impl Log {
                         return Some((Ok(bytes), (log, at, follow)));
                     }
                     Ok(Ok(_)) if growing => tokio::time::sleep(POLL).await,
-                    Ok(Ok(_)) => return None,
                     Ok(Err(error)) => return Some((Err(error), (log, u64::MAX, false))),
-                    Err(_) => return None,
+                    Ok(Ok(_)) | Err(_) => return None,
                 }
             }
         })

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::error::Problem;
 use crate::facts::describe;
 use crate::pipeline::{Checked, Progress};
-use crate::platform::{Platform, as_binding};
+use crate::platform::{Platform, as_binding, commit_of};
 
 /// An artifact that exists: built now, or bound before under the same key.
 pub(crate) struct Made {
@@ -119,7 +119,7 @@ impl Platform {
     ) -> Result<Made, Problem> {
         let job = self.job(checked, artifact).await?;
         let key = job.key();
-        let started = self.now();
+        let started = crate::opening::now();
         if let Some(bound) = self.facts.ledger.binding(BindingKind::Output, &key.to_string()).await? {
             let fact = self.facts.at(bound.index).await?;
             let from = as_binding(&fact.predicate).and_then(|b| b.detail.get("release")?.as_str().map(str::to_owned));
@@ -143,7 +143,14 @@ impl Platform {
         for warning in &built.warnings {
             progress.say(format!("{:<7} warning: {warning}", artifact.name));
         }
-        Ok(Made { key, manifest: built.manifest, reused: None, tree: Some(built.tree), started, finished: self.now() })
+        Ok(Made {
+            key,
+            manifest: built.manifest,
+            reused: None,
+            tree: Some(built.tree),
+            started,
+            finished: crate::opening::now(),
+        })
     }
 
     async fn job(&self, checked: &Checked, artifact: &Artifact) -> Result<Job, Problem> {
@@ -213,7 +220,7 @@ impl Platform {
     async fn rebuild(&self, project: &str, number: u64) -> Result<(), Problem> {
         let release = self.release(project, number).await?;
         let repository = self.repository(project).await?;
-        let oid = self.commit_of(&release)?;
+        let oid = commit_of(&release)?;
         let checked = self.check(project, &repository, oid).await?;
         let progress = Progress::new(None, self.logs.writer(project, number)?);
         for bound in &release.artifacts {
@@ -245,7 +252,7 @@ impl Platform {
             let rule = Digest::of(b"adamant rebuild v1: the same bytes under varied conditions");
             let vsa = Vsa {
                 verifier: Verifier { id: format!("https://{}/builder", self.origin) },
-                time_verified: self.now(),
+                time_verified: crate::opening::now(),
                 resource_uri: rebuild_resource(project, &bound.name),
                 policy: ResourceDescriptor::sha256(Some("rebuild".to_owned()), None, rule),
                 input_attestations: Vec::new(),
@@ -306,21 +313,23 @@ impl<'a> Steps<'a> {
         if last.elapsed() >= Duration::from_secs(2) {
             *last = Instant::now();
             (self.say)(format!(
-                "inputs  {} of {} fetched, {:.1} MB ({})",
+                "inputs  {} of {} fetched, {} MB ({})",
                 progress.done,
                 progress.total,
-                progress.bytes as f64 / 1e6,
+                progress.bytes / 1_000_000,
                 progress.name
             ));
         }
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn fetch_problem(error: FetchError) -> Problem {
     let class = match &error {
-        FetchError::Network { .. } | FetchError::Status { .. } => Class::Unavailable,
+        FetchError::Network { .. } | FetchError::Status { .. } | FetchError::Write { .. } | FetchError::Read { .. } => {
+            Class::Unavailable
+        }
         FetchError::Mismatch { .. } => Class::Conflict,
-        FetchError::Write { .. } | FetchError::Read { .. } => Class::Unavailable,
         _ => Class::Usage,
     };
     Problem::new(class, error.to_string())
@@ -333,6 +342,7 @@ fn lock_problem(error: LockFetchError) -> Problem {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn build_problem(artifact: &str, error: BuildError) -> Problem {
     let text = error.to_string();
     let problem = if error.is_ours() {

@@ -82,9 +82,9 @@ pub(crate) fn fetcher(config: &Config, blobs: Arc<dyn BlobStore>) -> Result<Fetc
     if let Some(mirror) = &config.debian_mirror {
         let mirror = mirror.trim_end_matches('/');
         if let [main, security] = settings.debian.archives.as_mut_slice() {
-            main.base = mirror.to_owned();
+            mirror.clone_into(&mut main.base);
             // Mirrors keep the security archive beside the main one under this name.
-            security.base = format!("{}-security", mirror);
+            security.base = format!("{mirror}-security");
         }
     }
     settings.allowed_hosts.clone_from(&config.allow_private);

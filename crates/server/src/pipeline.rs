@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::error::Problem;
 use crate::making::Made;
-use crate::platform::Platform;
+use crate::platform::{Platform, commit_of};
 
 /// The one platform this version builds for and runs on.
 pub(crate) const PLATFORM: &str = "linux/amd64";
@@ -466,7 +466,7 @@ impl Platform {
         }
         let repository = self.repository(&release.project).await?;
         let log = repository
-            .log(Some(self.commit_of(&old)?), self.commit_of(release)?, 1)
+            .log(Some(commit_of(&old)?), commit_of(release)?, 1)
             .await
             .map_err(|e| Problem::internal("cannot compare commits", e))?;
         let inputs = self.input_changes(&release.project, &old, release).await?.len();

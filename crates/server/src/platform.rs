@@ -46,6 +46,9 @@ pub struct Config {
     pub proxy: crate::Proxy,
 }
 
+/// Held by whoever changes something at the moment.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 /// Everything, composed.
 pub struct Platform {
     pub(crate) config: Config,
@@ -64,7 +67,7 @@ pub struct Platform {
     /// Size of the log, for whoever shows what is new.
     pub(crate) changes: watch::Sender<u64>,
     address: OnceLock<SocketAddr>,
-    turns: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<(String, String), Turn>>,
     active: Arc<Mutex<Active>>,
     rebuilt: watch::Sender<u64>,
     pub(crate) rebuild_slot: Arc<tokio::sync::Semaphore>,
@@ -161,11 +164,6 @@ impl Platform {
     /// Base URL of the server.
     pub(crate) fn base_url(&self) -> String {
         format!("http://{}", self.address.get().unwrap_or(&self.config.listen))
-    }
-
-    /// The server's UTC, RFC 3339.
-    pub(crate) fn now(&self) -> String {
-        crate::opening::now()
     }
 
     /// Records facts, all or none.
@@ -293,10 +291,6 @@ impl Platform {
         }
     }
 
-    pub(crate) fn commit_of(&self, release: &Release) -> Result<Oid, Problem> {
-        release.commit.parse().map_err(|_| Problem::damaged(format!("{} names no commit", release.name())))
-    }
-
     /// First line of a commit's message; empty if the commit cannot be read.
     pub(crate) async fn subject(&self, project: &str, oid: &str) -> String {
         let read = async {
@@ -354,6 +348,11 @@ impl Platform {
     pub(crate) async fn is_bound(&self, kind: BindingKind, name: &str) -> Result<bool, Problem> {
         Ok(self.facts.bound(kind, name).await?.is_some())
     }
+}
+
+/// The commit a release was made from.
+pub(crate) fn commit_of(release: &Release) -> Result<Oid, Problem> {
+    release.commit.parse().map_err(|_| Problem::damaged(format!("{} names no commit", release.name())))
 }
 
 fn encode(document: &impl Document) -> Result<adamant_digest::Verified, Problem> {

@@ -64,7 +64,7 @@ impl Platform {
                     release.name()
                 )),
                 Automation::Older => {
-                    say(format!("{name:<7} keeps the newer {}", history.last().map_or("", |p| &p.release)))
+                    say(format!("{name:<7} keeps the newer {}", history.last().map_or("", |p| &p.release)));
                 }
                 Automation::Deploy => {
                     let configuration = self.configuration_digest(&release.project, name).await?;
@@ -85,7 +85,7 @@ impl Platform {
                     };
                     match self.carry_out(order).await {
                         Ok(done) => {
-                            say(format!("{name:<7} {}  {}", done.detail, self.url(&release.project, name).await))
+                            say(format!("{name:<7} {}  {}", done.detail, self.url(&release.project, name).await));
                         }
                         // The artifact exists and the branch may move; that it does not run is told, not hidden.
                         Err(problem) => say(format!("{name:<7} {}", problem.line())),
@@ -325,7 +325,7 @@ impl Platform {
         }
         let vsa = Vsa {
             verifier: Verifier { id: format!("https://{}/control", self.origin) },
-            time_verified: self.now(),
+            time_verified: crate::opening::now(),
             resource_uri: format!("adamant:environment/{project}/{environment}"),
             policy: ResourceDescriptor::sha256(Some("rules".to_owned()), None, policy),
             input_attestations: evidence,
@@ -461,6 +461,7 @@ fn difference(before: &Rollout, after: &Rollout) -> Vec<String> {
     lines
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn unknown(error: adamant_release::UnknownEnvironment) -> Problem {
     let known = error.known.join(", ");
     Problem::usage(error.to_string()).hint(format!("use one of: {known}"))

@@ -11,7 +11,7 @@ use adamant_release::{Rebuild, Release};
 
 use crate::error::Problem;
 use crate::facts::{CommitFact, DeploymentFact, decode, describe};
-use crate::platform::Platform;
+use crate::platform::{Platform, commit_of};
 use crate::ship::action_word;
 
 /// Releases shown at once.
@@ -85,17 +85,15 @@ impl Platform {
     pub(crate) async fn commit_numbered(&self, project: &str, number: u64) -> Result<CommitFact, Problem> {
         self.policy(project).await?;
         let found = if number == 0 { None } else { self.facts.numbered(project, number).await? };
-        match found {
-            Some(commit) => Ok(commit),
-            None => {
-                let newest = self.facts.newest(project, 1).await?;
-                let hint = newest.first().map_or_else(
-                    || "nothing was pushed yet: git push adamant HEAD:main".to_owned(),
-                    |commit| format!("the newest is {project}/{}", commit.number),
-                );
-                Err(Problem::usage(format!("there is no release {project}/{number}")).hint(hint))
-            }
+        if let Some(commit) = found {
+            return Ok(commit);
         }
+        let newest = self.facts.newest(project, 1).await?;
+        let hint = newest.first().map_or_else(
+            || "nothing was pushed yet: git push adamant HEAD:main".to_owned(),
+            |commit| format!("the newest is {project}/{}", commit.number),
+        );
+        Err(Problem::usage(format!("there is no release {project}/{number}")).hint(hint))
     }
 
     async fn summarize(&self, project: &str, commit: CommitFact) -> Result<ReleaseSummary, Problem> {
@@ -158,7 +156,7 @@ impl Platform {
     /// What differs between two releases, named by number, `project/number` or environment.
     pub async fn diff(&self, project: &str, from: &str, to: &str) -> Result<Diff, Problem> {
         let (from, to) = (self.find_release(project, from).await?, self.find_release(project, to).await?);
-        let (old, new) = (self.commit_of(&from)?, self.commit_of(&to)?);
+        let (old, new) = (commit_of(&from)?, commit_of(&to)?);
         let repository = self.repository(project).await?;
         let log = repository
             .log(Some(old), new, MAX_COMMITS)
@@ -216,7 +214,7 @@ impl Platform {
     async fn lock_of(&self, project: &str, release: &Release) -> Result<Lock, Problem> {
         let repository = self.repository(project).await?;
         let bytes = repository
-            .file(self.commit_of(release)?, LOCK_FILE, 16 << 20)
+            .file(commit_of(release)?, LOCK_FILE, 16 << 20)
             .await
             .map_err(|e| Problem::internal(format!("cannot read the lock of {}", release.name()), e))?;
         Lock::parse(&String::from_utf8_lossy(&bytes)).map_err(|e| Problem::damaged(e.to_string()))

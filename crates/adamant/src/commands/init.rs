@@ -160,10 +160,10 @@ pub(super) async fn lock(data: Option<&Path>, update: bool, check: bool, json: b
         }
         let state = if present.as_deref() == Some(&locked.lock) { "is unchanged" } else { "is written" };
         output::result(format!(
-            "{LOCK_FILE} {state}: {} inputs kept, {} new ({:.1} MB)",
+            "{LOCK_FILE} {state}: {} inputs kept, {} new ({} MB)",
             locked.kept,
             locked.new,
-            locked.bytes as f64 / 1e6
+            locked.bytes.div_ceil(1_000_000)
         ))?;
     }
     Ok(ExitCode::SUCCESS)

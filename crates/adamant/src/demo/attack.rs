@@ -16,6 +16,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::{GIT_IDENTITY, PROJECT, WORK_TREE, fetch};
 use crate::output::{self, Failure, say};
 
+/// How a digest stands in a lock.
+const MEMBER: &str = "\nsha256 = \"";
 /// How long a supervisor gets to notice.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,8 +58,8 @@ pub(crate) async fn attack(data: &Path) -> Result<ExitCode, Failure> {
 }
 
 impl Attack {
-    fn expect(&mut self, what: &str, how: &str, held: bool, evidence: String) {
-        let evidence: String = evidence.chars().take(400).collect();
+    fn expect(&mut self, what: &str, how: &str, held: bool, evidence: impl AsRef<str>) {
+        let evidence: String = evidence.as_ref().chars().take(400).collect();
         say(format!(
             "{} {what}: {how}\n     {}",
             if held { "held  " } else { "BROKEN" },
@@ -256,7 +258,6 @@ impl Attack {
     fn move_tag_under_lock(&mut self) -> Result<(), Failure> {
         let path = self.work.join("adamant.lock");
         let right = std::fs::read_to_string(&path)?;
-        const MEMBER: &str = "\nsha256 = \"";
         let start = right.find(MEMBER).ok_or_else(|| Failure::bug("a lock without digests"))? + MEMBER.len();
         let other = Digest::of(b"moved").hex();
         let moved = format!("{}{other}{}", &right[..start], &right[start + other.len()..]);

@@ -163,19 +163,16 @@ where
             if ended {
                 return None;
             }
-            match stream.next().await {
-                Some(Ok(bytes)) => {
-                    rest.extend_from_slice(&bytes);
-                    while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-                        let line: Vec<u8> = rest.drain(..=end).collect();
-                        ready.push_back(clean(&line[..end]));
-                    }
+            if let Some(Ok(bytes)) = stream.next().await {
+                rest.extend_from_slice(&bytes);
+                while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+                    let line: Vec<u8> = rest.drain(..=end).collect();
+                    ready.push_back(clean(&line[..end]));
                 }
-                Some(Err(_)) | None => {
-                    ended = true;
-                    if !rest.is_empty() {
-                        ready.push_back(clean(&std::mem::take(&mut rest)));
-                    }
+            } else {
+                ended = true;
+                if !rest.is_empty() {
+                    ready.push_back(clean(&std::mem::take(&mut rest)));
                 }
             }
         }
