@@ -124,7 +124,7 @@ impl Tour {
 
     fn note(&mut self, what: &str, since: Instant) {
         self.step += 1;
-        say(format!("{:>2}  {:>6.1} s  {what}", self.step, since.elapsed().as_secs_f64()));
+        say(format!("{:>2}  {:>6.2} s  {what}", self.step, since.elapsed().as_secs_f64()));
     }
 
     /// Shows and runs a command; its output goes where ours goes.

@@ -37,7 +37,11 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
         return Err(Problem::usage(format!("{} holds no adamant data", data.display())).hint("pass `--data DIR`"));
     }
     let mut findings = Vec::new();
-    let mut find = |object: String, problem: String| findings.push(Finding { object, problem });
+    let mut find = |object: String, problem: String| {
+        // Errors name their object, too; once is enough.
+        let problem = problem.strip_prefix(&format!("{object} ")).map(str::to_owned).unwrap_or(problem);
+        findings.push(Finding { object, problem });
+    };
 
     progress("ledger: statements, signatures, tree, views");
     let trust = trusted(data);

@@ -71,7 +71,7 @@ impl Platform {
             Ok(Outcome::Healthy { ms, healed }) => {
                 let healed =
                     if healed.is_empty() { String::new() } else { format!("; repaired {}", healed.join(", ")) };
-                seen(State::Healthy, format!("healthy {}.{} s{healed}", ms / 1000, ms % 1000 / 100))
+                seen(State::Healthy, format!("healthy {}.{:02} s{healed}", ms / 1000, ms % 1000 / 10))
             }
             Ok(Outcome::Failed { reason }) => seen(State::Failed, reason),
             // Whatever keeps the host from trying is its answer too: the deployment is recorded
