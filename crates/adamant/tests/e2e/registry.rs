@@ -189,14 +189,19 @@ fn podman_pulls_and_runs_what_was_built() {
     let registry = world.server.url.trim_start_matches("http://");
     let digest = world.shop.status().releases[0].artifacts[0].digest;
     let dir = fresh("podman");
-    // Above the limits that podman has itself, no container starts.
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(1 << 20);
+    // Above the limits that podman has itself (of processes it gives itself fewer), nothing starts.
+    let limit = |resource, most: u64| rustix::process::getrlimit(resource).maximum.unwrap_or(most).min(most);
+    let files = limit(rustix::process::Resource::Nofile, 1 << 20);
+    let processes = limit(rustix::process::Resource::Nproc, 1 << 15);
     let settings = dir.join("containers.conf");
-    std::fs::write(&settings, format!("[containers]\ndefault_ulimits = [\"nofile={limit}:{limit}\"]\n")).unwrap();
+    let ulimits = format!("\"nofile={files}:{files}\", \"nproc={processes}:{processes}\"");
+    // runc, because crun refuses hosts with control groups of both versions.
+    let engine = "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+    std::fs::write(&settings, format!("[containers]\ndefault_ulimits = [{ulimits}]\n{engine}")).unwrap();
     let podman = |arguments: &[&str]| {
         let mut command = Command::new("podman");
         command.env("CONTAINERS_CONF", &settings);
-        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]).arg(dir.join("root"));
+        command.args(["--storage-driver", "vfs", "--root"]).arg(dir.join("root"));
         command.arg("--runroot").arg(dir.join("run")).args(arguments);
         run(&mut command)
     };
@@ -208,17 +213,8 @@ fn podman_pulls_and_runs_what_was_built() {
     let known = podman(&["image", "inspect", "--format", "{{.Digest}}", &image]).ok();
     assert_eq!(known.trim(), digest.to_string());
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let started = podman(&[
-        "run",
-        "--detach",
-        "--name",
-        "shop",
-        "--network=host",
-        "--cgroups=disabled",
-        "--env",
-        &format!("PORT={port}"),
-        &image,
-    ]);
+    let started =
+        podman(&["run", "--detach", "--name", "shop", "--network=host", "--env", &format!("PORT={port}"), &image]);
     if started.code == 0 {
         let page = wait_for("the program under podman", || {
             crate::client::get(&format!("http://127.0.0.1:{port}/")).ok().filter(|answer| answer.status == 200)
