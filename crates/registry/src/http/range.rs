@@ -22,7 +22,8 @@ pub(super) fn wanted(header: Option<&str>, size: u64) -> Wanted {
     };
     let (start, end) = match (number(first), number(last)) {
         (Some(first), None) if last.is_empty() => (first, size),
-        (Some(first), Some(last)) if first <= last => (first, last.saturating_add(1).min(size)),
+        // One that ends before it begins has no bytes; other registries say so, too.
+        (Some(first), Some(last)) => (first, last.saturating_add(1).min(size)),
         (None, Some(last)) if first.is_empty() => (size - last.min(size), size),
         _ => return Wanted::Whole,
     };
@@ -62,7 +63,8 @@ mod tests {
             ("bytes=0-18446744073709551615", part(0, 10)),
             ("bytes=10-", Wanted::Unsatisfiable),
             ("bytes=-0", Wanted::Unsatisfiable),
-            ("bytes=3-2", Wanted::Whole),
+            ("bytes=3-2", Wanted::Unsatisfiable),
+            ("bytes=5-0", Wanted::Unsatisfiable),
             ("bytes=-", Wanted::Whole),
             ("bytes=+1-2", Wanted::Whole),
             ("bytes=0-1,3-4", Wanted::Whole),
