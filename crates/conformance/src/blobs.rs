@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use adamant_digest::{Digest, Verified};
+use adamant_digest::{Digest, Sha512, Verified};
 use adamant_store::{BlobStore, ReadBlobError, WriteBlobError};
 use bytes::Bytes;
 use tokio::io::AsyncReadExt;
@@ -50,6 +50,7 @@ where
     dropped_upload_leaves_nothing(&open().await).await;
     racing_writers(Arc::new(open().await)).await;
     lists_sorted(&open().await).await;
+    second_names(&open).await;
     never_gives_wrong_bytes(&open().await, &damage).await;
     heals(&open().await, &damage).await;
 }
@@ -234,5 +235,35 @@ async fn heals(store: &dyn BlobStore, damage: &impl Fn(Digest, Damage) -> bool) 
                 assert_eq!(got.expect("healed").bytes(), bytes, "{size} bytes, {kind:?}, upload {by_upload}");
             }
         }
+    }
+}
+
+async fn second_names<S: BlobStore>(open: &impl AsyncFn() -> S) {
+    let (one, two) = (Verified::hash(sample(91, 100)), Verified::hash(sample(92, 100)));
+    let (first, second) = (Sha512::of(one.bytes()), Sha512::of(two.bytes()));
+    {
+        let store = open().await;
+        assert_eq!(store.aliased(first).await.expect("asked"), None);
+        for blob in [&one, &two] {
+            store.put(blob).await.expect("kept");
+        }
+        // The same again, and a wrong entry that is mended.
+        store.alias(first, two.digest()).await.expect("remembered");
+        for _ in 0..2 {
+            store.alias(first, one.digest()).await.expect("remembered");
+            store.alias(second, two.digest()).await.expect("remembered");
+        }
+    }
+    let store = open().await;
+    assert_eq!(store.aliased(first).await.expect("asked"), Some(one.digest()));
+    assert_eq!(store.aliased(second).await.expect("asked"), Some(two.digest()));
+    assert_eq!(store.aliased(Sha512::of(b"never")).await.expect("asked"), None);
+    let all = store.aliases(None, 1000).await.expect("listed");
+    assert!(all.is_sorted() && all.contains(&first) && all.contains(&second), "{all:?}");
+    let mut after = None;
+    for expected in all {
+        let page = store.aliases(after, 1).await.expect("listed");
+        assert_eq!(page, [expected]);
+        after = page.last().copied();
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adamant_attest::predicate::BindingKind;
-use adamant_digest::{Digest, Verified};
+use adamant_digest::{Digest, Sha512, Verified};
 use adamant_store::{
     AppendError, BlobStore, Bound, BoxFuture, Entry, Fact, Head, Ledger, LedgerError, Link, ReadBlobError, Reader,
     Receipt, Upload, WriteBlobError,
@@ -19,7 +19,7 @@ pub enum When {
     After,
 }
 
-/// Wraps a real store. Calls that persist (`put`, `finish` of an upload, `append`) fail where
+/// Wraps a real store. Calls that persist (`put`, `finish` of an upload, `alias`, `append`) fail where
 /// [`Faulty::arm`] said; everything else passes through.
 #[derive(Debug, Clone)]
 pub struct Faulty<S> {
@@ -120,6 +120,24 @@ impl<S: BlobStore> BlobStore for Faulty<S> {
 
     fn list(&self, after: Option<Digest>, limit: usize) -> BoxFuture<'_, Result<Vec<Digest>, ReadBlobError>> {
         self.inner.list(after, limit)
+    }
+
+    fn alias(&self, other: Sha512, digest: Digest) -> BoxFuture<'_, Result<(), WriteBlobError>> {
+        Box::pin(async move {
+            let when = self.plan.next();
+            if when != Some(When::Before) {
+                self.inner.alias(other, digest).await?;
+            }
+            when.map_or(Ok(()), |_| Err(fault()))
+        })
+    }
+
+    fn aliased(&self, other: Sha512) -> BoxFuture<'_, std::io::Result<Option<Digest>>> {
+        self.inner.aliased(other)
+    }
+
+    fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, std::io::Result<Vec<Sha512>>> {
+        self.inner.aliases(after, limit)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a [`Verified`] holds bytes that hash to its digest. There is no I/O here.
 
+mod sha512;
 mod tree;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
+pub use sha512::{Sha512, Sha512Hasher};
 pub use tree::{Entry, EntryKind, Tree, TreeError};
 
 /// A sha256 content digest, written `sha256:<64 lower-case hex>`.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use adamant_digest::Digest;
+use adamant_digest::{Digest, Sha512};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::names::excerpt;
@@ -15,22 +15,24 @@ use crate::names::excerpt;
 pub enum ContentDigest {
     /// The algorithm that Adamant names bytes by.
     Sha256(Digest),
+    /// The other one that content can be pushed and pulled by.
+    Sha512(Sha512),
     /// Another one, well-formed.
     Other(OtherDigest),
 }
 
-/// A well-formed digest that is not sha256.
+/// A well-formed digest that is neither sha256 nor sha512.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OtherDigest(String);
 
 /// Why a text is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a digest: expected `sha256:` and 64 lower-case hex digits")]
+#[error("`{0}` is not a digest: expected `sha256:` and 64 lower-case hex digits, or `sha512:` and 128")]
 pub struct ParseContentDigestError(String);
 
 /// A digest of an algorithm that cannot be checked here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("digest `{0}` is of an unsupported algorithm: use sha256")]
+#[error("digest `{0}` is of an algorithm that is not supported here: use sha256")]
 pub struct UnsupportedAlgorithm(String);
 
 impl ContentDigest {
@@ -38,8 +40,22 @@ impl ContentDigest {
     pub fn sha256(&self) -> Result<Digest, UnsupportedAlgorithm> {
         match self {
             Self::Sha256(digest) => Ok(*digest),
-            Self::Other(other) => Err(UnsupportedAlgorithm(excerpt(&other.0))),
+            Self::Sha512(digest) => Err(UnsupportedAlgorithm(excerpt(&digest.to_string()))),
+            Self::Other(other) => Err(other.unsupported()),
         }
+    }
+}
+
+impl OtherDigest {
+    /// Says that nothing can be done with it here.
+    pub fn unsupported(&self) -> UnsupportedAlgorithm {
+        UnsupportedAlgorithm(excerpt(&self.0))
+    }
+}
+
+impl From<Sha512> for ContentDigest {
+    fn from(digest: Sha512) -> Self {
+        Self::Sha512(digest)
     }
 }
 
@@ -60,8 +76,8 @@ impl FromStr for ContentDigest {
         match algorithm {
             "sha256" => Digest::from_hex(encoded).map(Self::Sha256).map_err(|_| bad()),
             "sha384" if hex(96) => Ok(Self::Other(OtherDigest(text.to_owned()))),
-            "sha512" if hex(128) => Ok(Self::Other(OtherDigest(text.to_owned()))),
-            "sha384" | "sha512" => Err(bad()),
+            "sha512" => Sha512::from_hex(encoded).map(Self::Sha512).map_err(|_| bad()),
+            "sha384" => Err(bad()),
             _ => {
                 let component =
                     |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -82,6 +98,7 @@ impl fmt::Display for ContentDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sha256(digest) => digest.fmt(f),
+            Self::Sha512(digest) => digest.fmt(f),
             Self::Other(other) => f.write_str(&other.0),
         }
     }
@@ -109,7 +126,7 @@ mod tests {
         let sha512 = format!("sha512:{}", "a".repeat(128));
         let parsed: ContentDigest = sha512.parse().unwrap();
         assert_eq!(parsed.to_string(), sha512);
-        assert!(parsed.sha256().is_err());
+        assert!(matches!(parsed, ContentDigest::Sha512(_)) && parsed.sha256().is_err());
         assert!("multihash+base58:QmRZxt2b1FVZPNqd8hsiykDL3TdBDeTSPX9Kv46HmX4Gx8".parse::<ContentDigest>().is_ok());
         for bad in [
             "",

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tokio_util::io::ReaderStream;
 
 use crate::damaged::Damaged;
+use crate::registry::Second;
 
 /// The body of a response. An error ends the connection before the announced length.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -111,20 +112,24 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A whole blob, checked by its reader before the last byte.
-pub(crate) fn blob(digest: Digest, reader: Reader, damaged: Arc<Damaged>) -> Body {
-    boxed(checked(digest, reader, damaged))
+/// A whole blob, checked by its source before the last byte.
+pub(crate) fn blob(source: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> Body {
+    boxed(source)
 }
 
-/// `length` bytes of a blob from `start`. The reader checks the whole blob, so the last piece
+/// `length` bytes of a blob from `start`. The source checks the whole blob, so the last piece
 /// is held back until the blob was read to its end.
-pub(crate) fn range(digest: Digest, reader: Reader, start: u64, length: u64, damaged: Arc<Damaged>) -> Body {
+pub(crate) fn range(
+    source: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    start: u64,
+    length: u64,
+) -> Body {
     struct State<S> {
         source: S,
         skip: u64,
         left: u64,
     }
-    let source = Box::pin(checked(digest, reader, damaged));
+    let source = Box::pin(source);
     boxed(stream::try_unfold(State { source, skip: start, left: length }, |mut state| async move {
         if state.left == 0 {
             return Ok(None);
@@ -151,17 +156,36 @@ pub(crate) fn range(digest: Digest, reader: Reader, start: u64, length: u64, dam
     }))
 }
 
-fn checked(
+/// The bytes of a blob; an error instead of the last ones if they are not what `digest` names, or
+/// what the client named them by.
+pub(crate) fn checked(
     digest: Digest,
+    second: Second,
     reader: Reader,
     damaged: Arc<Damaged>,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    ReaderStream::with_capacity(reader.bytes, CHUNK).map(move |item| {
+    let source = ReaderStream::with_capacity(reader.bytes, CHUNK).map(move |item| {
         item.inspect_err(|error| {
             if error.kind() == std::io::ErrorKind::InvalidData {
                 damaged.insert(digest);
             }
         })
+    });
+    // One chunk is held back until the next one, or the end, has come and is right.
+    stream::try_unfold((source, Some(second), None), move |(mut source, mut second, mut held)| async move {
+        while let Some(chunk) = source.next().await.transpose()? {
+            if let Some(second) = &mut second {
+                second.update(&chunk);
+            }
+            if let Some(ready) = held.replace(chunk) {
+                return Ok(Some((ready, (source, second, held))));
+            }
+        }
+        if let Some(Err(misnamed)) = second.take().map(Second::check) {
+            tracing::error!(%digest, %misnamed, "a second name leads to another blob");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, misnamed));
+        }
+        Ok(held.take().map(|last| (last, (source, None, None))))
     })
 }
 

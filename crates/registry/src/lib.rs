@@ -1,5 +1,8 @@
 //! The OCI distribution protocol over a store that never overwrites.
 //!
+//! Bytes are kept under their sha256. A client may name them by sha512 instead: the store remembers
+//! which blob that is, and whatever is pushed or pulled by it is hashed by it, too.
+//!
 //! Invariants: a tag is bound to one digest for ever, by one call to the ledger; a manifest is
 //! listed only after its bytes and everything it names are durable; wrong bytes are never sent
 //! to their end. There is no delete and no overwrite here, for nobody.
@@ -24,5 +27,5 @@ pub use access::Access;
 pub use body::{Body, BodyError};
 pub use manifests::{ListError, Pushed, PutManifestError, ReadManifestError};
 pub use names::member_name;
-pub use registry::{Clock, Config, Limits, Registry};
+pub use registry::{Clock, Config, Limits, LocateError, Misnamed, Registry};
 pub use uploads::OpenUploadsError;

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use adamant_attest::predicate::{Binding, BindingKind, Predicate, Role};
-use adamant_digest::Digest;
+use adamant_digest::{Digest, Sha512};
 use adamant_oci::{
-    Content, Descriptor, Manifest, ManifestError, Reference, RepositoryName, Tag, UnsupportedAlgorithm, media,
+    Content, ContentDigest, Descriptor, Manifest, ManifestError, Reference, RepositoryName, Tag, UnsupportedAlgorithm,
+    media,
 };
 use adamant_store::{AppendError, Bound, Conflict, Fact, LedgerError, ReadBlobError, Subject, WriteBlobError};
 use serde_json::json;
 
-use crate::{Registry, names};
+use crate::registry::Second;
+use crate::{LocateError, Misnamed, Registry, names};
 
 /// A manifest that is in a repository now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub struct Pushed {
     /// Its digest.
     pub digest: Digest,
     /// The manifest it refers to, if any.
-    pub subject: Option<Digest>,
+    pub subject: Option<ContentDigest>,
     /// False if all of it was there before and no fact was written.
     pub new: bool,
 }
@@ -52,7 +54,7 @@ pub enum PutManifestError {
         /// `blob` or `manifest`.
         what: &'static str,
         /// Its digest.
-        digest: Digest,
+        digest: ContentDigest,
         /// Where it was looked for.
         repository: RepositoryName,
     },
@@ -60,12 +62,18 @@ pub enum PutManifestError {
     #[error("the manifest says that {digest} has {declared} bytes, but it has {found}")]
     Size {
         /// The digest.
-        digest: Digest,
+        digest: ContentDigest,
         /// What the manifest says, in bytes.
         declared: u64,
         /// Its length in bytes.
         found: u64,
     },
+    /// It was pushed by a digest that its bytes do not have.
+    #[error("the manifest is not what was announced: {0}")]
+    Misnamed(#[from] Box<Misnamed>),
+    /// The store cannot say what it has.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
     /// The tag is bound to another manifest.
     #[error(transparent)]
     Conflict(Box<Conflict>),
@@ -103,6 +111,14 @@ pub enum ReadManifestError {
     /// Asked for by an algorithm that nothing is named by here.
     #[error(transparent)]
     Unsupported(#[from] UnsupportedAlgorithm),
+    /// The name leads to bytes that it does not name: somebody changed the view of names.
+    #[error("{named} leads to {digest}, whose bytes it does not name")]
+    Misled {
+        /// What was asked for.
+        named: ContentDigest,
+        /// What is bound to it.
+        digest: Digest,
+    },
     /// The ledger cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -135,14 +151,15 @@ pub enum ListError {
 }
 
 impl Registry {
-    /// Puts a manifest into a repository and, if `tag` is given, binds the tag to it, in one
-    /// append. Whatever the manifest names must be there already, except its subject.
-    /// Idempotent: the same manifest under the same tag writes nothing; the bytes are compared
-    /// with what is stored and heal it if it is damaged. Durable on return.
+    /// Puts a manifest into a repository and binds `tags` to it, in one append. `named` is the digest
+    /// it was pushed by, if it was. Whatever the manifest names must be there already, except its
+    /// subject. Idempotent: the same manifest under the same names writes nothing; the bytes are
+    /// compared with what is stored and heal it if it is damaged. Durable on return.
     pub async fn put_manifest(
         &self,
         repository: &RepositoryName,
-        tag: Option<&Tag>,
+        tags: &[Tag],
+        named: Option<&ContentDigest>,
         media_type: Option<&str>,
         bytes: Vec<u8>,
         by: &str,
@@ -150,35 +167,48 @@ impl Registry {
         if bytes.len() > self.limits.manifest_bytes {
             return Err(PutManifestError::TooLarge { limit: self.limits.manifest_bytes });
         }
+        let second = named.map(|named| check_named(named, &bytes)).transpose()?.flatten();
         let manifest = Manifest::parse(bytes)?;
         let found = manifest.kind().media_type();
         if let Some(declared) = media_type.filter(|declared| !declared.eq_ignore_ascii_case(found)) {
             return Err(PutManifestError::MediaType { declared: declared.chars().take(100).collect(), found });
         }
         let digest = manifest.digest();
-        let subject = manifest.meta().subject.as_ref().map(|subject| subject.digest.sha256()).transpose()?;
-
-        let decisive = tag.map_or_else(|| names::member(repository, digest), |tag| names::tag(repository, tag));
-        let bound = self.ledger.binding(BindingKind::Tag, &decisive).await?;
-        match bound {
-            // Every binding of a tag was made with those of its manifest, which was whole then.
-            Some(Bound { digest: same, .. }) if same == digest => {
-                self.put_blob(manifest.bytes()).await?;
-                return Ok(Pushed { digest, subject, new: false });
-            }
-            // Lost already: the append below only records the divergence, so keep no bytes.
-            Some(_) => {}
-            None => {
-                self.check_content(repository, &manifest).await?;
-                self.put_blob(manifest.bytes()).await?;
-            }
+        let subject = manifest.meta().subject.as_ref().map(|subject| subject.digest.clone());
+        if let Some(ContentDigest::Other(other)) = &subject {
+            return Err(other.unsupported().into());
         }
 
-        let facts = self::facts(repository, tag, &manifest, subject, by);
+        let mut decisive: Vec<String> = tags.iter().map(|tag| names::tag(repository, tag)).collect();
+        decisive.extend(second.map(|second| names::member(repository, &second.into())));
+        if decisive.is_empty() {
+            decisive.push(names::member(repository, &digest.into()));
+        }
+        let mut there = 0;
+        let mut lost = false;
+        for name in &decisive {
+            match self.ledger.binding(BindingKind::Tag, name).await? {
+                Some(Bound { digest: same, .. }) if same == digest => there += 1,
+                Some(_) => lost = true,
+                None => {}
+            }
+        }
+        // Every binding of a tag was made with those of its manifest, which was whole then.
+        if there == decisive.len() {
+            self.put_blob(manifest.bytes()).await?;
+            return Ok(Pushed { digest, subject, new: false });
+        }
+        // If it is lost already, the append below only records the divergence: keep no bytes.
+        if !lost {
+            self.check_content(repository, &manifest).await?;
+            self.put_blob(manifest.bytes()).await?;
+        }
+
+        let facts = self::facts(repository, tags, second, &manifest, subject.as_ref(), by);
         match self.ledger.append(facts).await {
             Ok(receipts) => Ok(Pushed { digest, subject, new: receipts.iter().any(|receipt| receipt.new) }),
             Err(AppendError::Conflict(conflict)) => Err(PutManifestError::Conflict(conflict)),
-            Err(source) => Err(PutManifestError::Append { name: decisive, source }),
+            Err(source) => Err(PutManifestError::Append { name: decisive.join(", "), source }),
         }
     }
 
@@ -192,19 +222,21 @@ impl Registry {
             Content::Index { manifests } => (Vec::new(), manifests),
         };
         for descriptor in blobs.into_iter().chain(children) {
-            let digest = descriptor.digest.sha256()?;
-            if seen.insert(digest, descriptor.size) == Some(descriptor.size) {
+            let named = &descriptor.digest;
+            if seen.insert(named, descriptor.size) == Some(descriptor.size) {
                 continue;
             }
             let what = if media::is_manifest(&descriptor.media_type) { "manifest" } else { "blob" };
-            let missing = || PutManifestError::Missing { what, digest, repository: repository.clone() };
-            if what == "manifest" && manifest.kind().is_index() {
-                let member = names::member(repository, digest);
-                self.ledger.binding(BindingKind::Tag, &member).await?.ok_or_else(missing)?;
-            }
-            let found = self.blob_size(digest).await?.ok_or_else(missing)?;
+            let missing = || PutManifestError::Missing { what, digest: named.clone(), repository: repository.clone() };
+            let digest = if what == "manifest" && manifest.kind().is_index() {
+                let member = names::member(repository, named);
+                self.ledger.binding(BindingKind::Tag, &member).await?.map(|bound| bound.digest)
+            } else {
+                self.locate(named).await?
+            };
+            let found = self.blob_size(digest.ok_or_else(missing)?).await?.ok_or_else(missing)?;
             if found != descriptor.size {
-                return Err(PutManifestError::Size { digest, declared: descriptor.size, found });
+                return Err(PutManifestError::Size { digest: named.clone(), declared: descriptor.size, found });
             }
         }
         Ok(())
@@ -218,7 +250,8 @@ impl Registry {
     ) -> Result<Digest, ReadManifestError> {
         let name = match reference {
             Reference::Tag(tag) => names::tag(repository, tag),
-            Reference::Digest(digest) => names::member(repository, digest.sha256()?),
+            Reference::Digest(ContentDigest::Other(other)) => return Err(other.unsupported().into()),
+            Reference::Digest(digest) => names::member(repository, digest),
         };
         let bound = self.ledger.binding(BindingKind::Tag, &name).await?;
         bound
@@ -233,7 +266,26 @@ impl Registry {
         reference: &Reference,
     ) -> Result<Manifest, ReadManifestError> {
         let digest = self.resolve(repository, reference).await?;
-        self.manifest(digest).await
+        match reference {
+            Reference::Tag(_) => self.manifest(digest).await,
+            Reference::Digest(named) => self.manifest_named(named, digest).await,
+        }
+    }
+
+    /// The manifest `digest`, which was found by `named`.
+    pub(crate) async fn manifest_named(
+        &self,
+        named: &ContentDigest,
+        digest: Digest,
+    ) -> Result<Manifest, ReadManifestError> {
+        let manifest = self.manifest(digest).await?;
+        let right = match named {
+            // The store has hashed the bytes by its own algorithm.
+            ContentDigest::Sha256(named) => *named == digest,
+            ContentDigest::Sha512(other) => Sha512::of(manifest.bytes().bytes()) == *other,
+            ContentDigest::Other(_) => false,
+        };
+        if right { Ok(manifest) } else { Err(ReadManifestError::Misled { named: named.clone(), digest }) }
     }
 
     pub(crate) async fn manifest(&self, digest: Digest) -> Result<Manifest, ReadManifestError> {
@@ -283,7 +335,7 @@ impl Registry {
     pub async fn referrers(
         &self,
         repository: &RepositoryName,
-        subject: Digest,
+        subject: &ContentDigest,
         artifact_type: Option<&str>,
         after: Option<Digest>,
         limit: usize,
@@ -305,13 +357,28 @@ impl Registry {
     }
 }
 
-/// What becomes true with a push. The tag is last: only it can be in conflict, and then none of
+/// Checks the digest a manifest was pushed by; gives it if the store does not know the bytes by it.
+fn check_named(named: &ContentDigest, bytes: &[u8]) -> Result<Option<Sha512>, PutManifestError> {
+    if let ContentDigest::Other(other) = named {
+        return Err(other.unsupported().into());
+    }
+    let found = Digest::of(bytes).into();
+    if matches!(named, ContentDigest::Sha256(_)) && found != *named {
+        return Err(Box::new(Misnamed { expected: named.clone(), found }).into());
+    }
+    let mut second = Second::of(named);
+    second.update(bytes);
+    Ok(second.check()?)
+}
+
+/// What becomes true with a push. The tags are last: only they can be in conflict, and then none of
 /// it is recorded.
 fn facts(
     repository: &RepositoryName,
-    tag: Option<&Tag>,
+    tags: &[Tag],
+    second: Option<Sha512>,
     manifest: &Manifest,
-    subject: Option<Digest>,
+    subject: Option<&ContentDigest>,
     by: &str,
 ) -> Vec<Fact> {
     let digest = manifest.digest();
@@ -331,9 +398,11 @@ fn facts(
         }),
         chain: None,
     };
-    let about = subject.map(|digest| Subject { name: "subject".to_owned(), digest });
-    std::iter::once(fact(names::member(repository, digest), None))
+    let about = subject.and_then(|subject| subject.sha256().ok());
+    let about = about.map(|digest| Subject { name: "subject".to_owned(), digest });
+    std::iter::once(fact(names::member(repository, &digest.into()), None))
+        .chain(second.map(|second| fact(names::member(repository, &second.into()), None)))
         .chain(subject.map(|subject| fact(names::referrer(repository, subject, digest), about)))
-        .chain(tag.map(|tag| fact(names::tag(repository, tag), None)))
+        .chain(tags.iter().map(|tag| fact(names::tag(repository, tag), None)))
         .collect()
 }

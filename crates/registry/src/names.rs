@@ -3,11 +3,13 @@
 //!
 //! - `repository:tag` → manifest: the tag.
 //! - `repository@digest` → the same digest: the manifest was pushed to the repository. Made in
-//!   the same append as the tag, so every manifest of a repository has it.
-//! - `repository@subject/referrers/digest` → the same digest: the manifest names that subject.
+//!   the same append as the tag, so every manifest of a repository has it. A manifest that was
+//!   pushed by its sha512 has that name as well, which leads to its sha256.
+//! - `repository@subject/referrers/digest` → the same digest: the manifest names that subject, by
+//!   whichever algorithm it does.
 
 use adamant_digest::Digest;
-use adamant_oci::{RepositoryName, Tag};
+use adamant_oci::{ContentDigest, RepositoryName, Tag};
 
 pub(crate) fn tag(repository: &RepositoryName, tag: &Tag) -> String {
     format!("{repository}:{tag}")
@@ -17,7 +19,7 @@ pub(crate) fn tags(repository: &RepositoryName) -> String {
     format!("{repository}:")
 }
 
-pub(crate) fn member(repository: &RepositoryName, digest: Digest) -> String {
+pub(crate) fn member(repository: &RepositoryName, digest: &ContentDigest) -> String {
     format!("{repository}@{digest}")
 }
 
@@ -31,11 +33,11 @@ pub(crate) fn members(repository: &RepositoryName) -> String {
     format!("{repository}@")
 }
 
-pub(crate) fn referrer(repository: &RepositoryName, subject: Digest, digest: Digest) -> String {
+pub(crate) fn referrer(repository: &RepositoryName, subject: &ContentDigest, digest: Digest) -> String {
     format!("{}{digest}", referrers(repository, subject))
 }
 
-pub(crate) fn referrers(repository: &RepositoryName, subject: Digest) -> String {
+pub(crate) fn referrers(repository: &RepositoryName, subject: &ContentDigest) -> String {
     format!("{repository}@{subject}/referrers/")
 }
 
@@ -57,14 +59,21 @@ mod tests {
     #[test]
     fn forms_are_told_apart() {
         let name: RepositoryName = "a/b".parse().unwrap();
-        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
-        let all = [tag(&name, &"v".parse().unwrap()), member(&name, one), referrer(&name, one, two)];
+        let (one, two) = (Digest::of(b"1").into(), Digest::of(b"2"));
+        let other = adamant_digest::Sha512::of(b"1").into();
+        let all = [
+            tag(&name, &"v".parse().unwrap()),
+            member(&name, &one),
+            member(&name, &other),
+            referrer(&name, &one, two),
+            referrer(&name, &other, two),
+        ];
         for text in &all {
             assert_eq!(repository(text), "a/b");
             assert!(*text < after("a/b"));
         }
-        assert!(!member(&name, one).starts_with(&tags(&name)));
-        assert!(!member(&name, one).starts_with(&referrers(&name, one)));
+        assert!(!member(&name, &one).starts_with(&tags(&name)));
+        assert!(!member(&name, &one).starts_with(&referrers(&name, &one)));
         for next in ["a/b_c:v", "a/ba:v"] {
             assert!(*next > *after("a/b"), "{next}");
         }

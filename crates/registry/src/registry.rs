@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use adamant_digest::{Digest, Verified};
+use adamant_digest::{Digest, Sha512, Sha512Hasher, Verified};
+use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
 use adamant_store::{BlobStore, Ledger, ReadBlobError, WriteBlobError};
 
 use crate::damaged::Damaged;
@@ -58,6 +59,57 @@ impl Default for Limits {
     }
 }
 
+/// Why a digest leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum LocateError {
+    /// Nothing can be named by it here.
+    #[error(transparent)]
+    Unsupported(#[from] UnsupportedAlgorithm),
+    /// The store cannot say.
+    #[error("the store cannot look a digest up: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Bytes were pushed under a name that is not theirs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it was pushed as {expected}, but its bytes are {found}")]
+pub struct Misnamed {
+    /// What the client said.
+    pub expected: ContentDigest,
+    /// What the bytes are, by the same algorithm.
+    pub found: ContentDigest,
+}
+
+/// Checks bytes by the digest that a client named them by, where that is not the store's own.
+#[derive(Debug, Default)]
+pub(crate) struct Second(Option<(Sha512, Sha512Hasher)>);
+
+impl Second {
+    pub(crate) fn of(named: &ContentDigest) -> Self {
+        match named {
+            ContentDigest::Sha512(other) => Self(Some((*other, Sha512Hasher::new()))),
+            ContentDigest::Sha256(_) | ContentDigest::Other(_) => Self(None),
+        }
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        if let Some((_, hasher)) = &mut self.0 {
+            hasher.update(bytes);
+        }
+    }
+
+    /// At the end: the digest, if there is one to check.
+    pub(crate) fn check(self) -> Result<Option<Sha512>, Box<Misnamed>> {
+        let Some((expected, hasher)) = self.0 else { return Ok(None) };
+        let found = hasher.finish();
+        if found == expected {
+            Ok(Some(expected))
+        } else {
+            Err(Box::new(Misnamed { expected: expected.into(), found: found.into() }))
+        }
+    }
+}
+
 /// An OCI registry. Cheap to clone; all clones are one registry.
 #[derive(Clone)]
 pub struct Registry {
@@ -82,6 +134,15 @@ impl Registry {
         self.blobs.put(blob).await?;
         self.damaged.remove(blob.digest());
         Ok(())
+    }
+
+    /// The name under which the store has what `named` names; `None` if it has nothing.
+    pub async fn locate(&self, named: &ContentDigest) -> Result<Option<Digest>, LocateError> {
+        match named {
+            ContentDigest::Sha256(digest) => Ok(Some(*digest)),
+            ContentDigest::Sha512(other) => Ok(self.blobs.aliased(*other).await?),
+            ContentDigest::Other(other) => Err(other.unsupported().into()),
+        }
     }
 
     /// Length of a blob in bytes; `None` if it is not here or known to be damaged.

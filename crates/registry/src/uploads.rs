@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use adamant_digest::Digest;
-use adamant_oci::RepositoryName;
+use adamant_oci::{ContentDigest, RepositoryName};
 use adamant_store::{BlobStore, Upload, WriteBlobError};
 use futures_util::TryStreamExt;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::io::ReaderStream;
 
 use crate::body::{BodyError, CHUNK, Incoming};
-use crate::registry::{Clock, Limits};
+use crate::registry::{Clock, Limits, Misnamed, Second};
 
 /// How long a request waits for another one that writes to the same upload: a client that lost
 /// its connection is back before the server has noticed.
@@ -56,6 +56,8 @@ pub(crate) enum UploadError {
     OutOfOrder { start: u64, length: u64 },
     #[error("the chunk was announced with {declared} bytes and has {found}")]
     WrongLength { declared: u64, found: u64 },
+    #[error("the blob is not what was announced: {0}")]
+    Misnamed(#[from] Box<Misnamed>),
     #[error(transparent)]
     Body(#[from] BodyError),
     #[error(transparent)]
@@ -230,20 +232,23 @@ impl Uploads {
         held: Held,
         chunk: Option<Chunk>,
         body: &mut Incoming,
-        expected: Digest,
+        expected: &ContentDigest,
         blobs: &dyn BlobStore,
-    ) -> Result<(), UploadError> {
+    ) -> Result<Digest, UploadError> {
         check_start(held.state.length, chunk)?;
         let mut upload = blobs.upload().await?;
+        let mut second = Second::of(expected);
         if held.state.length > 0 {
             let file = tokio::fs::File::open(&held.state.path).await?;
             let mut chunks = ReaderStream::with_capacity(tokio::io::AsyncReadExt::take(file, held.state.length), CHUNK);
             while let Some(bytes) = chunks.try_next().await? {
+                second.update(&bytes);
                 upload.write(bytes).await?;
             }
         }
-        let outcome = receive(upload, chunk, body, expected, &self.limits).await;
-        if matches!(outcome, Ok(()) | Err(UploadError::Write(WriteBlobError::Mismatch(_)))) {
+        let outcome = receive(upload, second, chunk, body, expected, &self.limits, blobs).await;
+        let mismatch = UploadError::is_mismatch;
+        if outcome.as_ref().map_or_else(mismatch, |_| true) {
             self.remove(held).await;
         }
         outcome
@@ -286,19 +291,30 @@ impl Uploads {
     }
 }
 
-/// Streams a body into the store; one write of its bytes.
+impl UploadError {
+    /// Whether the bytes are not what was announced.
+    fn is_mismatch(&self) -> bool {
+        matches!(self, Self::Misnamed(_) | Self::Write(WriteBlobError::Mismatch(_)))
+    }
+}
+
+/// Streams a body into the store, one write of its bytes, and gives the digest they are kept under.
+/// `second` has seen what `upload` holds already.
 pub(crate) async fn receive(
     mut upload: Box<dyn Upload>,
+    mut second: Second,
     chunk: Option<Chunk>,
     body: &mut Incoming,
-    expected: Digest,
+    expected: &ContentDigest,
     limits: &Limits,
-) -> Result<(), UploadError> {
+    blobs: &dyn BlobStore,
+) -> Result<Digest, UploadError> {
     let start = upload.len();
     while let Some(bytes) = body.chunk().await? {
         if upload.len() + bytes.len() as u64 > limits.blob_bytes {
             return Err(UploadError::TooLarge { limit: limits.blob_bytes });
         }
+        second.update(&bytes);
         upload.write(bytes).await?;
     }
     let found = upload.len() - start;
@@ -307,8 +323,12 @@ pub(crate) async fn receive(
     {
         return Err(UploadError::WrongLength { declared, found });
     }
-    upload.finish(Some(expected)).await?;
-    Ok(())
+    let other = second.check()?;
+    let (digest, _) = upload.finish(expected.sha256().ok()).await?;
+    if let Some(other) = other {
+        blobs.alias(other, digest).await?;
+    }
+    Ok(digest)
 }
 
 /// distribution-spec 1.1, "Pushing a blob in chunks": chunks come in order.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use adamant_api::{Finding, FsckReport};
 use adamant_attest::predicate::{BindingKind, Predicate};
-use adamant_digest::Digest;
+use adamant_digest::{Digest, Sha512Hasher};
 use adamant_ledger::{SqliteLedger, TrustValues};
-use adamant_oci::{Content, Manifest};
+use adamant_oci::{Content, ContentDigest, Manifest};
 use adamant_release::{Document as _, Release};
 use adamant_source::{Depth, Repositories};
 use adamant_store::{BlobStore, FsBlobs, Ledger, ReadBlobError};
@@ -69,6 +69,7 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
     progress("blobs: every byte");
     let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
     let count = hash_all(&blobs, &mut find).await?;
+    second_names(&blobs, &mut find).await?;
     look_for(&blobs, &promised, &mut find).await?;
 
     progress("trees: what is unpacked to run");
@@ -181,6 +182,35 @@ async fn promised(ledger: &SqliteLedger, size: u64) -> Result<Promised, Problem>
     Ok(promised)
 }
 
+/// Hashes what each sha512 leads to.
+async fn second_names(blobs: &Arc<dyn BlobStore>, find: &mut impl FnMut(String, String)) -> Result<(), Problem> {
+    let mut after = None;
+    let mut buffer = vec![0_u8; 1 << 20];
+    loop {
+        let page = blobs.aliases(after, 1000).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(*last);
+        for other in page {
+            let Some(digest) = blobs.aliased(other).await? else {
+                find(format!("name {other}"), "is damaged: push its bytes again".to_owned());
+                continue;
+            };
+            let Ok(mut reader) = blobs.open(digest).await else {
+                find(format!("name {other}"), format!("leads to {digest}, which cannot be read"));
+                continue;
+            };
+            let mut hasher = Sha512Hasher::new();
+            while let Ok(n @ 1..) = reader.bytes.read(&mut buffer).await {
+                hasher.update(&buffer[..n]);
+            }
+            // Bytes that are wrong by their own name are a finding of their own.
+            if hasher.finish() != other {
+                find(format!("name {other}"), format!("leads to {digest}, which has other bytes"));
+            }
+        }
+    }
+}
+
 /// Reads every blob to its end.
 async fn hash_all(blobs: &Arc<dyn BlobStore>, find: &mut impl FnMut(String, String)) -> Result<u64, Problem> {
     let mut after = None;
@@ -236,10 +266,17 @@ async fn look_for(
         };
         if let Content::Image { config, layers } = parsed.content() {
             for part in std::iter::once(&**config).chain(layers) {
-                if let Ok(digest) = part.digest.sha256()
-                    && blobs.size(digest).await?.is_none()
-                {
-                    find(format!("blob {digest}"), format!("is missing; manifest {manifest} names it"));
+                let digest = match &part.digest {
+                    ContentDigest::Sha256(digest) => Some(*digest),
+                    ContentDigest::Sha512(other) => blobs.aliased(*other).await?,
+                    ContentDigest::Other(_) => continue,
+                };
+                let kept = match digest {
+                    Some(digest) => blobs.size(digest).await?.is_some(),
+                    None => false,
+                };
+                if !kept && !adamant_oci::media::is_non_distributable(&part.media_type) {
+                    find(format!("blob {}", part.digest), format!("is missing; manifest {manifest} names it"));
                 }
             }
         }

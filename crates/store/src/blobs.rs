@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use adamant_digest::{Digest, DigestMismatch, Verified};
+use adamant_digest::{Digest, DigestMismatch, Sha512, Verified};
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
@@ -24,6 +24,14 @@ pub trait BlobStore: Send + Sync {
     fn upload(&self) -> BoxFuture<'_, Result<Box<dyn Upload>, WriteBlobError>>;
     /// Digests of blobs greater than `after`, sorted, at most `limit`.
     fn list(&self, after: Option<Digest>, limit: usize) -> BoxFuture<'_, Result<Vec<Digest>, ReadBlobError>>;
+    /// Remembers that the bytes of `digest`, which are here, hash to `other` as well; durable on
+    /// return. Idempotent. The caller has hashed them: a wrong entry is replaced.
+    fn alias(&self, other: Sha512, digest: Digest) -> BoxFuture<'_, Result<(), WriteBlobError>>;
+    /// The blob that was remembered for `other`. A pointer, not a promise: who reads by it must
+    /// hash what comes.
+    fn aliased(&self, other: Sha512) -> BoxFuture<'_, std::io::Result<Option<Digest>>>;
+    /// Sha512 digests greater than `after` that something is remembered for, sorted, at most `limit`.
+    fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, std::io::Result<Vec<Sha512>>>;
 }
 
 /// A blob that is still arriving. Dropping it discards what arrived.

@@ -8,8 +8,12 @@
 //! Plain file operations rather than `object_store`: its local files cannot hash while writing,
 //! cannot tell a damaged copy from a right one, and cannot say which directory entry is durable.
 //!
+//! A sha512 is an entry `<dir>/sha512/<first two hex digits>/<128 hex digits>` that holds the sha256
+//! of the same bytes.
+//!
 //! All disk work runs on blocking threads. No name is ever removed here.
 
+mod aliases;
 mod reader;
 mod temp;
 mod upload;
@@ -21,7 +25,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adamant_digest::{Digest, DigestMismatch, Verified};
+use adamant_digest::{Digest, DigestMismatch, Sha512, Verified};
 
 use crate::{BlobStore, BoxFuture, ReadBlobError, Reader, Upload, WriteBlobError};
 use temp::Temp;
@@ -291,6 +295,21 @@ impl BlobStore for FsBlobs {
                 .flatten()
                 .map_err(|source| ReadBlobError::Io { digest: after.unwrap_or(Digest::from_bytes([0; 32])), source })
         })
+    }
+
+    fn alias(&self, other: Sha512, digest: Digest) -> BoxFuture<'_, Result<(), WriteBlobError>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { Ok(blocking(move || aliases::put(&inner, other, digest)).await??) })
+    }
+
+    fn aliased(&self, other: Sha512) -> BoxFuture<'_, io::Result<Option<Digest>>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { blocking(move || aliases::get(&inner, other)).await.flatten() })
+    }
+
+    fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, io::Result<Vec<Sha512>>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { blocking(move || aliases::list(&inner, after, limit)).await.flatten() })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::{Arc, Mutex};
 
-use adamant_digest::{Digest, Verified};
+use adamant_digest::{Digest, Sha512, Verified};
 use adamant_store::{BlobStore, BoxFuture, ReadBlobError, Reader, Upload, WriteBlobError};
 use bytes::Bytes;
 
@@ -56,6 +56,25 @@ impl BlobStore for Memory {
         let blobs = self.0.lock().unwrap();
         let list = blobs.keys().copied().filter(|digest| Some(*digest) > after).take(limit).collect();
         Box::pin(async { Ok(list) })
+    }
+
+    // All bytes are at hand, so nothing has to be remembered.
+    fn alias(&self, _: Sha512, _: Digest) -> BoxFuture<'_, Result<(), WriteBlobError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn aliased(&self, other: Sha512) -> BoxFuture<'_, std::io::Result<Option<Digest>>> {
+        let blobs = self.0.lock().unwrap();
+        let found = blobs.iter().find(|(_, bytes)| Sha512::of(bytes) == other).map(|(digest, _)| *digest);
+        Box::pin(async move { Ok(found) })
+    }
+
+    fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, std::io::Result<Vec<Sha512>>> {
+        let mut all: Vec<_> = self.0.lock().unwrap().values().map(|bytes| Sha512::of(bytes)).collect();
+        all.sort_unstable();
+        all.retain(|other| Some(*other) > after);
+        all.truncate(limit);
+        Box::pin(async { Ok(all) })
     }
 }
 

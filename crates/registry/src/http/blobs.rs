@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::range::{Wanted, wanted};
 use super::{Asked, DIGEST, FOR_EVER, empty, is_known, set};
 use crate::body;
+use crate::registry::Second;
 use crate::{Body, Registry};
 
 /// Up to this length a blob is checked before the first byte is sent, so that damage is an
@@ -22,10 +23,11 @@ impl Registry {
         digest: &str,
         asked: &Asked,
     ) -> Result<Response<Body>, Failure> {
-        let digest = digest.parse::<ContentDigest>()?.sha256()?;
-        let etag = format!("\"{digest}\"");
+        let named = digest.parse::<ContentDigest>()?;
+        let etag = format!("\"{named}\"");
+        let digest = self.locate(&named).await?.ok_or_else(|| Failure::unknown_blob(&named))?;
         let size = if asked.is_head() { self.blob_size(digest).await } else { self.blobs.size(digest).await };
-        let size = size?.ok_or(ReadBlobError::NotFound(digest))?;
+        let size = size?.ok_or_else(|| Failure::unknown_blob(&named))?;
         let mut response = if is_known(asked, &etag) {
             empty(StatusCode::NOT_MODIFIED)
         } else if asked.is_head() {
@@ -33,17 +35,24 @@ impl Registry {
             set(&mut response, header::CONTENT_LENGTH, size);
             response
         } else {
-            self.send_blob(digest, size, asked, &etag).await?
+            self.send_blob(&named, digest, size, asked, &etag).await?
         };
         set(&mut response, header::CONTENT_TYPE, media::OCTET_STREAM);
         set(&mut response, header::ACCEPT_RANGES, "bytes");
-        set(&mut response, DIGEST, digest);
+        set(&mut response, DIGEST, named);
         set(&mut response, header::ETAG, etag);
         set(&mut response, header::CACHE_CONTROL, FOR_EVER);
         Ok(response)
     }
 
-    async fn send_blob(&self, digest: Digest, size: u64, asked: &Asked, etag: &str) -> Result<Response<Body>, Failure> {
+    async fn send_blob(
+        &self,
+        named: &ContentDigest,
+        digest: Digest,
+        size: u64,
+        asked: &Asked,
+        etag: &str,
+    ) -> Result<Response<Body>, Failure> {
         let current = asked.header(header::IF_RANGE).is_none_or(|tag| tag == etag);
         let range = if current { wanted(asked.header(header::RANGE), size) } else { Wanted::Whole };
         if range == Wanted::Unsatisfiable {
@@ -58,6 +67,11 @@ impl Registry {
         if size <= SMALL {
             let bytes = self.blobs.get(digest).await.inspect_err(|error| self.note_damage(error))?;
             let bytes = bytes::Bytes::from(bytes.into_bytes());
+            let mut second = Second::of(named);
+            second.update(&bytes);
+            if second.check().is_err() {
+                return Err(Failure::misled(named, digest));
+            }
             return Ok(match range {
                 Wanted::Part { start, length } => {
                     let (from, to) = (index(start), index(start + length));
@@ -68,11 +82,10 @@ impl Registry {
             });
         }
         let reader = self.blobs.open(digest).await.inspect_err(|error| self.note_damage(error))?;
+        let source = body::checked(digest, Second::of(named), reader, self.damaged.clone());
         Ok(match range {
-            Wanted::Part { start, length } => {
-                partial(body::range(digest, reader, start, length, self.damaged.clone()), start, length, size)
-            }
-            _ => whole(body::blob(digest, reader, self.damaged.clone()), size),
+            Wanted::Part { start, length } => partial(body::range(source, start, length), start, length, size),
+            _ => whole(body::blob(source), size),
         })
     }
 }

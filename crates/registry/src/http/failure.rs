@@ -2,8 +2,8 @@
 
 use adamant_digest::Digest;
 use adamant_oci::{
-    ErrorBody, ErrorCode, ParseContentDigestError, ParseNameError, ParseReferenceError, ParseTagError, RepositoryName,
-    UnsupportedAlgorithm,
+    ContentDigest, ErrorBody, ErrorCode, ParseContentDigestError, ParseNameError, ParseReferenceError, ParseTagError,
+    RepositoryName, UnsupportedAlgorithm,
 };
 use adamant_store::{LedgerError, ReadBlobError, WriteBlobError};
 use http::header::{HeaderName, HeaderValue};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::body::{Body, BodyError};
 use crate::uploads::UploadError;
-use crate::{ListError, PutManifestError, ReadManifestError};
+use crate::{ListError, LocateError, Misnamed, PutManifestError, ReadManifestError};
 
 /// A response that is an error. Internal text goes to the log instead.
 #[derive(Debug)]
@@ -75,6 +75,23 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, message, Value::Null)
     }
 
+    pub(super) fn unknown_blob(named: &ContentDigest) -> Self {
+        let message = format!("blob {named} is not in the store");
+        Self::new(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, message, Value::Null)
+    }
+
+    fn misnamed(misnamed: &Misnamed, message: String) -> Self {
+        let detail = json!({"expected": misnamed.expected.to_string(), "found": misnamed.found.to_string()});
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message, detail)
+    }
+
+    /// A name of ours leads to other bytes than it says.
+    pub(super) fn misled(named: &ContentDigest, digest: Digest) -> Self {
+        tracing::error!(%named, %digest, "a second name leads to another blob");
+        let message = format!("the store's entry of {named} is damaged: push the same content again to heal it");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message, Value::Null)
+    }
+
     pub(super) fn into_response(self) -> Response<Body> {
         let text = ErrorBody::new(self.code, self.message, self.detail).to_json();
         let mut response = super::json(text);
@@ -131,6 +148,15 @@ impl From<ReadBlobError> for Failure {
                 Self::damaged(*digest)
             }
             ReadBlobError::Io { .. } => Self::internal(&error),
+        }
+    }
+}
+
+impl From<LocateError> for Failure {
+    fn from(error: LocateError) -> Self {
+        match error {
+            LocateError::Unsupported(error) => error.into(),
+            LocateError::Io(error) => Self::io(&error),
         }
     }
 }
@@ -200,6 +226,7 @@ impl From<UploadError> for Failure {
             UploadError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
             UploadError::OutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::BlobUploadInvalid),
             UploadError::WrongLength { .. } => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
+            UploadError::Misnamed(misnamed) => return Self::misnamed(misnamed, error.to_string()),
             UploadError::Io(source) => return Self::io(source),
             UploadError::Body(_) | UploadError::Write(_) => {
                 return match error {
@@ -225,6 +252,8 @@ impl From<PutManifestError> for Failure {
                 Self::bad(ErrorCode::ManifestInvalid, &text)
             }
             PutManifestError::Unsupported(error) => error.into(),
+            PutManifestError::Locate(error) => error.into(),
+            PutManifestError::Misnamed(misnamed) => Self::misnamed(&misnamed, text),
             PutManifestError::Missing { digest, .. } => {
                 let detail = json!({"digest": digest.to_string()});
                 Self::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown, text, detail)
@@ -268,6 +297,7 @@ impl From<ReadManifestError> for Failure {
         match error {
             ReadManifestError::Unknown { .. } => Self::unknown_manifest(error.to_string()),
             ReadManifestError::Unsupported(error) => error.into(),
+            ReadManifestError::Misled { named, digest } => Self::misled(&named, digest),
             ReadManifestError::Ledger(error) => error.into(),
             // Bound but not stored: nothing a client did can lead here.
             ReadManifestError::Blob(ReadBlobError::NotFound(_)) | ReadManifestError::Manifest { .. } => {

@@ -46,12 +46,15 @@ impl Registry {
         subject: &str,
         asked: &Asked,
     ) -> Result<Response<Body>, Failure> {
-        let subject = subject.parse::<ContentDigest>()?.sha256()?;
+        let subject = subject.parse::<ContentDigest>()?;
+        if let ContentDigest::Other(other) = &subject {
+            return Err(other.unsupported().into());
+        }
         let filter = asked.query.value("artifactType").filter(|text| !text.is_empty());
         let last = asked.query.value("last").map(str::parse::<Digest>).transpose().map_err(|error| {
             Failure::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, error.to_string(), Value::Null)
         })?;
-        let (descriptors, next) = self.referrers(repository, subject, filter, last, REFERRERS).await?;
+        let (descriptors, next) = self.referrers(repository, &subject, filter, last, REFERRERS).await?;
         let index = Manifest::index(descriptors, ArtifactMeta::default());
         let size = index.size();
         let bytes = index.into_bytes().into_bytes();

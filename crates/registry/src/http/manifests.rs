@@ -1,12 +1,11 @@
 //! Manifests: end-3 and end-7.
 
-use adamant_digest::Digest;
-use adamant_oci::{ErrorCode, ParseReferenceError, Reference, RepositoryName};
+use adamant_oci::{ContentDigest, ErrorCode, ParseReferenceError, Reference, RepositoryName, Tag};
 use http::{Response, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::failure::Failure;
-use super::{ASK_AGAIN, Asked, DIGEST, FOR_EVER, OCI_SUBJECT, empty, is_known, set};
+use super::{ASK_AGAIN, Asked, DIGEST, FOR_EVER, OCI_SUBJECT, OCI_TAG, add, empty, is_known, set};
 use crate::body::{self, Incoming};
 use crate::{Body, PutManifestError, Registry};
 
@@ -22,12 +21,16 @@ impl Registry {
             ParseReferenceError::Tag(error) => Failure::unknown_manifest(error.to_string()),
             digest @ ParseReferenceError::Digest(_) => digest.into(),
         })?;
-        let digest = self.resolve(repository, &reference).await?;
+        let bound = self.resolve(repository, &reference).await?;
+        let digest: ContentDigest = match &reference {
+            Reference::Tag(_) => bound.into(),
+            Reference::Digest(digest) => digest.clone(),
+        };
         let etag = format!("\"{digest}\"");
         let mut response = if is_known(asked, &etag) {
             empty(StatusCode::NOT_MODIFIED)
         } else {
-            let manifest = self.manifest(digest).await?;
+            let manifest = self.manifest_named(&digest, bound).await?;
             let (kind, size) = (manifest.kind(), manifest.size());
             let bytes = manifest.into_bytes().into_bytes();
             let mut response = Response::new(body::full(bytes));
@@ -49,26 +52,36 @@ impl Registry {
         asked: &Asked,
         body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
-        let reference = Reference::parse(reference)?;
-        let (tag, expected) = match &reference {
-            Reference::Tag(tag) => (Some(tag), None),
-            Reference::Digest(digest) => (None, Some(digest.sha256()?)),
+        let (mut tags, named) = match Reference::parse(reference)? {
+            Reference::Tag(tag) => (vec![tag], None),
+            Reference::Digest(digest) => (Vec::new(), Some(digest)),
         };
+        if named.is_some() {
+            // distribution-spec, "Pushing Manifests with Tags": one push by digest, several tags.
+            for tag in asked.query.values("tag") {
+                tags.push(tag.parse::<Tag>()?);
+            }
+        }
+        if tags.len() > TAGS {
+            return Err(too_many(tags.len()));
+        }
         let limit = self.limits.manifest_bytes;
         let announced = asked.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
         if announced.is_some_and(|length| length > limit as u64) {
             return Err(PutManifestError::TooLarge { limit }.into());
         }
         let bytes = body.whole(limit).await?.ok_or(PutManifestError::TooLarge { limit })?;
-        if let Some(expected) = expected {
-            check_digest(expected, &bytes)?;
-        }
         let media_type = asked.header(header::CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or(text).trim());
-        let pushed = self.put_manifest(repository, tag, media_type, bytes, &asked.actor).await?;
+        let by_digest = named.is_some();
+        let pushed = self.put_manifest(repository, &tags, named.as_ref(), media_type, bytes, &asked.actor).await?;
 
+        let digest = named.unwrap_or_else(|| pushed.digest.into());
         let mut response = empty(StatusCode::CREATED);
-        set(&mut response, header::LOCATION, format!("/v2/{repository}/manifests/{}", pushed.digest));
-        set(&mut response, DIGEST, pushed.digest);
+        set(&mut response, header::LOCATION, format!("/v2/{repository}/manifests/{digest}"));
+        set(&mut response, DIGEST, digest);
+        for tag in tags.iter().filter(|_| by_digest) {
+            add(&mut response, OCI_TAG, tag);
+        }
         if let Some(subject) = pushed.subject {
             set(&mut response, OCI_SUBJECT, subject);
         }
@@ -76,12 +89,10 @@ impl Registry {
     }
 }
 
-fn check_digest(expected: Digest, bytes: &[u8]) -> Result<(), Failure> {
-    let found = Digest::of(bytes);
-    if found == expected {
-        return Ok(());
-    }
-    let message = format!("the manifest was pushed as {expected}, but its bytes are {found}");
-    let detail: Value = json!({"expected": expected.to_string(), "found": found.to_string()});
-    Err(Failure::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message, detail))
+/// Most tags of one push; the specification asks for at least ten.
+const TAGS: usize = 64;
+
+fn too_many(count: usize) -> Failure {
+    let message = format!("{count} tags in one push are too many: send at most {TAGS}");
+    Failure::new(StatusCode::URI_TOO_LONG, ErrorCode::TagInvalid, message, Value::Null)
 }

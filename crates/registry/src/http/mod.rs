@@ -21,6 +21,7 @@ const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// What a request asks, taken apart.
@@ -151,6 +152,13 @@ fn empty(status: StatusCode) -> Response<Body> {
 fn set(response: &mut Response<Body>, name: HeaderName, value: impl std::fmt::Display) {
     if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
         response.headers_mut().insert(name, value);
+    }
+}
+
+/// As `set`, beside the values that are there.
+fn add(response: &mut Response<Body>, name: HeaderName, value: impl std::fmt::Display) {
+    if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
+        response.headers_mut().append(name, value);
     }
 }
 

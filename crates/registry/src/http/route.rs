@@ -83,7 +83,11 @@ impl Query {
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.values(key).next()
+    }
+
+    pub(super) fn values(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 }
 

@@ -1,6 +1,5 @@
 //! Uploads: end-4, end-5, end-6, end-11, end-13 and end-14.
 
-use adamant_digest::Digest;
 use adamant_oci::{ContentDigest, ErrorCode, RepositoryName};
 use http::{Response, StatusCode, header};
 use serde_json::Value;
@@ -8,6 +7,7 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::{Asked, DIGEST, UPLOAD_ID, empty, range, set};
 use crate::body::Incoming;
+use crate::registry::Second;
 use crate::uploads::{self, Chunk, UploadError};
 use crate::{Body, Registry};
 
@@ -20,17 +20,20 @@ impl Registry {
         body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
         if let Some(mount) = asked.query.value("mount") {
-            let digest = mount.parse::<ContentDigest>()?.sha256()?;
+            let named = mount.parse::<ContentDigest>()?;
             // `from` is a hint: blobs belong to the store as a whole.
-            if self.blob_size(digest).await?.is_some() {
-                return Ok(created(repository, digest));
+            if let Some(digest) = self.locate(&named).await?
+                && self.blob_size(digest).await?.is_some()
+            {
+                return Ok(created(repository, &named));
             }
         } else if asked.query.value("digest").is_some() {
-            let digest = wanted_digest(asked)?;
+            let named = wanted_digest(asked)?;
             let upload = self.blobs.upload().await?;
-            uploads::receive(upload, None, body, digest, &self.limits).await?;
+            let second = Second::of(&named);
+            let digest = uploads::receive(upload, second, None, body, &named, &self.limits, &*self.blobs).await?;
             self.damaged.remove(digest);
-            return Ok(created(repository, digest));
+            return Ok(created(repository, &named));
         }
         let id = self.uploads.start(repository).await?;
         Ok(under_way(StatusCode::ACCEPTED, repository, &id, 0))
@@ -63,18 +66,19 @@ impl Registry {
         asked: &Asked,
         body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
-        let digest = wanted_digest(asked)?;
+        let named = wanted_digest(asked)?;
         // An empty last chunk has no range; clients that send one anyway mean nothing by it.
         let empty = asked.header(header::CONTENT_LENGTH) == Some("0");
         let chunk = if empty { None } else { announced(asked)? };
         let held = self.uploads.take(repository, id).await?;
         let length = held.length();
-        self.uploads
-            .finish(held, chunk, body, digest, &*self.blobs)
+        let digest = self
+            .uploads
+            .finish(held, chunk, body, &named, &*self.blobs)
             .await
             .map_err(|error| with_place(error, repository, id, length))?;
         self.damaged.remove(digest);
-        Ok(created(repository, digest))
+        Ok(created(repository, &named))
     }
 
     pub(super) async fn cancel_upload(&self, repository: &RepositoryName, id: &str) -> Result<Response<Body>, Failure> {
@@ -84,12 +88,15 @@ impl Registry {
     }
 }
 
-fn wanted_digest(asked: &Asked) -> Result<Digest, Failure> {
+fn wanted_digest(asked: &Asked) -> Result<ContentDigest, Failure> {
     let text = asked.query.value("digest").ok_or_else(|| {
         let message = "the digest of the blob is missing: finish the upload with `?digest=sha256:…`".to_owned();
         Failure::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message, Value::Null)
     })?;
-    Ok(text.parse::<ContentDigest>()?.sha256()?)
+    match text.parse()? {
+        ContentDigest::Other(other) => Err(other.unsupported().into()),
+        named => Ok(named),
+    }
 }
 
 /// The place of a chunk, if the client says one; a stream has none.
@@ -125,7 +132,7 @@ fn under_way(status: StatusCode, repository: &RepositoryName, id: &str, length: 
     response
 }
 
-fn created(repository: &RepositoryName, digest: Digest) -> Response<Body> {
+fn created(repository: &RepositoryName, digest: &ContentDigest) -> Response<Body> {
     let mut response = empty(StatusCode::CREATED);
     set(&mut response, header::LOCATION, format!("/v2/{repository}/blobs/{digest}"));
     set(&mut response, DIGEST, digest);

@@ -101,11 +101,19 @@ async fn end_2_malformed_digests_are_bad_requests() {
     for digest in ["sha256:00", "sha256", "x", "sha256:%00", &format!("sha256:{}", "G".repeat(64))] {
         world.get(&format!("/v2/a/blobs/{digest}")).await.fails(400, "DIGEST_INVALID");
     }
-    let sha512 = format!("sha512:{}", "a".repeat(128));
-    let answer = world.get(&format!("/v2/a/blobs/{sha512}")).await;
-    answer.fails(400, "DIGEST_INVALID");
-    assert!(String::from_utf8_lossy(answer.bytes()).contains("unsupported algorithm"));
-    world.get(&format!("/v2/a/manifests/{sha512}")).await.fails(400, "DIGEST_INVALID");
+    // Malformed is one thing, well-formed and not supported another, not there a third.
+    for digest in [format!("sha512:{}", "a".repeat(64)), format!("sha512:{}", "A".repeat(128))] {
+        world.get(&format!("/v2/a/blobs/{digest}")).await.fails(400, "DIGEST_INVALID");
+    }
+    let other = format!("sha384:{}", "a".repeat(96));
+    for path in ["blobs", "manifests", "referrers"] {
+        let answer = world.get(&format!("/v2/a/{path}/{other}")).await;
+        answer.fails(400, "DIGEST_INVALID");
+        assert!(String::from_utf8_lossy(answer.bytes()).contains("not supported"), "{path}");
+    }
+    let absent = format!("sha512:{}", "a".repeat(128));
+    world.get(&format!("/v2/a/blobs/{absent}")).await.fails(404, "BLOB_UNKNOWN");
+    world.get(&format!("/v2/a/manifests/{absent}")).await.fails(404, "MANIFEST_UNKNOWN");
 }
 
 #[tokio::test]

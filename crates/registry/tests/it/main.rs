@@ -11,5 +11,6 @@ mod listing;
 mod manifests;
 mod memory;
 mod naming;
+mod sha512;
 mod uploads;
 mod world;
