@@ -61,6 +61,8 @@ predicates! {
     Divergence(Divergence) = "https://adamant.dev/predicate/divergence/v1";
     /// Something was refused or failed for good.
     Rejection(Rejection) = "https://adamant.dev/predicate/rejection/v1";
+    /// A pointer was moved.
+    Pointer(Pointer) = "https://adamant.dev/predicate/pointer/v1";
 }
 
 /// The kinds of names that are bound once.
@@ -421,6 +423,21 @@ pub struct Rejection {
     pub by: String,
 }
 
+/// See [`Predicate::Pointer`]. A pointer is no bound name: it may lead elsewhere later, and its chain
+/// `pointer/<name>` is its history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pointer {
+    /// `repository:tag`.
+    pub name: String,
+    /// Where it leads from now on.
+    pub digest: Digest,
+    /// Where it led before; `None` the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Digest>,
+    /// Who moved it.
+    pub by: String,
+}
+
 /// Names that a statement binds, first the one that decides whether it was recorded before.
 /// Pure: the ledger uses it to append, `fsck` and `audit` to check.
 pub fn binds(predicate: &Predicate) -> Vec<(BindingKind, String, Digest)> {
@@ -444,6 +461,7 @@ pub fn actor(predicate: &Predicate) -> &str {
         Predicate::Configuration(p) => &p.by,
         Predicate::Divergence(p) => &p.by,
         Predicate::Rejection(p) => &p.by,
+        Predicate::Pointer(p) => &p.by,
         Predicate::Provenance(_) | Predicate::Vsa(_) | Predicate::Observation(_) | Predicate::Key(_) => "",
     }
 }

@@ -117,7 +117,8 @@ fn speaker(predicate: &Predicate) -> Role {
         | Predicate::Configuration(_)
         | Predicate::Key(_)
         | Predicate::Divergence(_)
-        | Predicate::Rejection(_) => Role::Control,
+        | Predicate::Rejection(_)
+        | Predicate::Pointer(_) => Role::Control,
     }
 }
 

@@ -6,6 +6,7 @@
 //! Invariants: a tag is bound to one digest for ever, by one call to the ledger; a manifest is
 //! listed only after its bytes and everything it names are durable; wrong bytes are never sent
 //! to their end. There is no delete and no overwrite here, for nobody.
+//! The signature lists of older clients (see `pointers`) are another type, and may only grow.
 //!
 //! What is in a repository is a set of `tag` bindings in the ledger (see `names`), so tags,
 //! pushes by digest and referrers are all rebuilt from facts. Blobs belong to the store as a
@@ -20,6 +21,7 @@ mod damaged;
 mod http;
 mod manifests;
 mod names;
+mod pointers;
 mod registry;
 mod uploads;
 
@@ -27,5 +29,6 @@ pub use access::Access;
 pub use body::{Body, BodyError};
 pub use manifests::{ListError, Pushed, PutManifestError, ReadManifestError};
 pub use names::member_name;
+pub use pointers::Shrinks;
 pub use registry::{Clock, Config, Limits, LocateError, Misnamed, Registry};
 pub use uploads::OpenUploadsError;

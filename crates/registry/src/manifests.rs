@@ -12,7 +12,7 @@ use adamant_store::{AppendError, Bound, Conflict, Fact, LedgerError, ReadBlobErr
 use serde_json::json;
 
 use crate::registry::Second;
-use crate::{LocateError, Misnamed, Registry, names};
+use crate::{LocateError, Misnamed, Registry, Shrinks, names, pointers};
 
 /// A manifest that is in a repository now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,15 @@ pub enum PutManifestError {
     /// The store cannot say what it has.
     #[error(transparent)]
     Locate(#[from] LocateError),
+    /// A pointer of an older client would lose something.
+    #[error(transparent)]
+    Shrinks(#[from] Box<Shrinks>),
+    /// A pointer was moved by somebody else meanwhile.
+    #[error("`{0}` was changed meanwhile: pull it, add to it and push again")]
+    Moved(String),
+    /// The manifest that a pointer leads to cannot be read.
+    #[error(transparent)]
+    Current(#[from] Box<ReadManifestError>),
     /// The tag is bound to another manifest.
     #[error(transparent)]
     Conflict(Box<Conflict>),
@@ -179,36 +188,63 @@ impl Registry {
             return Err(other.unsupported().into());
         }
 
-        let mut decisive: Vec<String> = tags.iter().map(|tag| names::tag(repository, tag)).collect();
-        decisive.extend(second.map(|second| names::member(repository, &second.into())));
-        if decisive.is_empty() {
-            decisive.push(names::member(repository, &digest.into()));
-        }
-        let mut there = 0;
+        // One move at a time, so that none is refused because of another one's first step.
+        let _pointing = if tags.iter().any(pointers::is_pointer) { Some(self.pointing.lock().await) } else { None };
+        let mut names = Vec::new();
+        let mut missing = 0;
         let mut lost = false;
-        for name in &decisive {
+        let mut moves = Vec::new();
+        for tag in tags {
+            names.push(names::tag(repository, tag));
+            if pointers::is_pointer(tag) {
+                let led = self.led(repository, tag).await?;
+                if led.is_none_or(|led| led.digest != digest) {
+                    missing += 1;
+                    moves.push((tag, led));
+                }
+            }
+        }
+        names.extend(second.map(|second| names::member(repository, &second.into())));
+        if names.is_empty() {
+            names.push(names::member(repository, &digest.into()));
+        }
+        let is_pointer =
+            |name: &String| tags.iter().any(|t| pointers::is_pointer(t) && names::tag(repository, t) == *name);
+        for name in names.iter().filter(|name| !is_pointer(name)) {
             match self.ledger.binding(BindingKind::Tag, name).await? {
-                Some(Bound { digest: same, .. }) if same == digest => there += 1,
+                Some(Bound { digest: same, .. }) if same == digest => {}
                 Some(_) => lost = true,
-                None => {}
+                None => missing += 1,
             }
         }
         // Every binding of a tag was made with those of its manifest, which was whole then.
-        if there == decisive.len() {
+        if missing == 0 && !lost {
             self.put_blob(manifest.bytes()).await?;
             return Ok(Pushed { digest, subject, new: false });
         }
         // If it is lost already, the append below only records the divergence: keep no bytes.
         if !lost {
+            for (tag, led) in &moves {
+                if let Some(led) = led {
+                    let current = self.manifest(led.digest).await.map_err(Box::new)?;
+                    pointers::grows(&names::tag(repository, tag), &current, &manifest).map_err(Box::new)?;
+                }
+            }
             self.check_content(repository, &manifest).await?;
             self.put_blob(manifest.bytes()).await?;
         }
 
-        let facts = self::facts(repository, tags, second, &manifest, subject.as_ref(), by);
+        // A pointer's first manifest is bound like a tag, which lists it; later ones move it alone.
+        let bound = |tag: &&Tag| !pointers::is_pointer(tag) || moves.iter().any(|(of, led)| of == tag && led.is_none());
+        let bound: Vec<_> = tags.iter().filter(bound).collect();
+        let mut facts = self::facts(repository, &bound, second, &manifest, subject.as_ref(), by);
+        facts.extend(moves.iter().map(|(tag, led)| pointers::moved(repository, tag, *led, digest, by)));
         match self.ledger.append(facts).await {
             Ok(receipts) => Ok(Pushed { digest, subject, new: receipts.iter().any(|receipt| receipt.new) }),
             Err(AppendError::Conflict(conflict)) => Err(PutManifestError::Conflict(conflict)),
-            Err(source) => Err(PutManifestError::Append { name: decisive.join(", "), source }),
+            // Another server on the same ledger.
+            Err(AppendError::ChainMoved { .. }) => Err(PutManifestError::Moved(names.join(", "))),
+            Err(source) => Err(PutManifestError::Append { name: names.join(", "), source }),
         }
     }
 
@@ -249,7 +285,14 @@ impl Registry {
         reference: &Reference,
     ) -> Result<Digest, ReadManifestError> {
         let name = match reference {
-            Reference::Tag(tag) => names::tag(repository, tag),
+            Reference::Tag(tag) => {
+                if pointers::is_pointer(tag)
+                    && let Some(led) = self.led(repository, tag).await?
+                {
+                    return Ok(led.digest);
+                }
+                names::tag(repository, tag)
+            }
             Reference::Digest(ContentDigest::Other(other)) => return Err(other.unsupported().into()),
             Reference::Digest(digest) => names::member(repository, digest),
         };
@@ -375,7 +418,7 @@ fn check_named(named: &ContentDigest, bytes: &[u8]) -> Result<Option<Sha512>, Pu
 /// it is recorded.
 fn facts(
     repository: &RepositoryName,
-    tags: &[Tag],
+    tags: &[&Tag],
     second: Option<Sha512>,
     manifest: &Manifest,
     subject: Option<&ContentDigest>,

@@ -118,6 +118,8 @@ pub struct Registry {
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) damaged: Arc<Damaged>,
     pub(crate) limits: Arc<Limits>,
+    /// Held while a pointer is moved.
+    pub(crate) pointing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Registry {
@@ -126,7 +128,7 @@ impl Registry {
     pub fn new(blobs: Arc<dyn BlobStore>, ledger: Arc<dyn Ledger>, config: Config) -> Result<Self, OpenUploadsError> {
         let limits = Arc::new(config.limits);
         let uploads = Arc::new(Uploads::open(config.uploads, limits.clone(), config.clock)?);
-        Ok(Self { blobs, ledger, uploads, damaged: Arc::new(Damaged::default()), limits })
+        Ok(Self { blobs, ledger, uploads, damaged: Arc::new(Damaged::default()), limits, pointing: Arc::default() })
     }
 
     /// Keeps a blob.

@@ -217,5 +217,6 @@ pub(crate) fn describe(predicate: &Predicate) -> (&'static str, String) {
             ),
         ),
         Predicate::Rejection(r) => ("rejection", format!("{}: {}", r.object, r.reason)),
+        Predicate::Pointer(p) => ("pointer", format!("{} → {}, by {}", p.name, p.digest.short(), p.by)),
     }
 }

@@ -160,6 +160,10 @@ async fn promised(ledger: &SqliteLedger, size: u64) -> Result<Promised, Problem>
                 Predicate::Configuration(c) => {
                     need(c.revision, format!("configuration of {}, entry {index}", c.project));
                 }
+                Predicate::Pointer(p) => {
+                    need(p.digest, format!("pointer {}, entry {index}", p.name));
+                    promised.manifests.insert(p.digest);
+                }
                 Predicate::Binding(b) => match b.kind {
                     BindingKind::Tag | BindingKind::Artifact | BindingKind::Output => {
                         need(b.digest, format!("{} {}", b.kind.as_str(), b.name));

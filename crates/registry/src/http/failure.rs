@@ -259,6 +259,10 @@ impl From<PutManifestError> for Failure {
                 Self::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown, text, detail)
             }
             PutManifestError::Size { .. } => Self::bad(ErrorCode::SizeInvalid, &text),
+            PutManifestError::Shrinks(_) | PutManifestError::Moved(_) => {
+                Self::new(StatusCode::CONFLICT, ErrorCode::TagInvalid, text, Value::Null)
+            }
+            PutManifestError::Current(error) => (*error).into(),
             PutManifestError::Conflict(conflict) => Self::conflict(&conflict),
             PutManifestError::Append { source: adamant_store::AppendError::Ledger(error), .. }
             | PutManifestError::Ledger(error) => error.into(),

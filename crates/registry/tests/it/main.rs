@@ -11,6 +11,7 @@ mod listing;
 mod manifests;
 mod memory;
 mod naming;
+mod pointers;
 mod sha512;
 mod uploads;
 mod world;
