@@ -122,7 +122,12 @@ impl Backend {
                 }
                 Err(error) => {
                     // Nothing was sent yet, so asking again is safe for any request.
-                    let again = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::UnexpectedEof);
+                    let again = matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionRefused
+                            | io::ErrorKind::UnexpectedEof
+                            | io::ErrorKind::ConnectionReset
+                    );
                     if !again || tokio::time::Instant::now() + pause >= deadline {
                         return Err(error);
                     }

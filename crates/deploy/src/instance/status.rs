@@ -2,12 +2,16 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::file;
 use crate::{durable, socket};
+
+/// How long a supervisor that has stopped its program may take to end.
+const STOPPED_EXIT: Duration = Duration::from_secs(5);
 
 /// Where an instance is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,15 +88,28 @@ pub(crate) fn look(dir: &Path) -> InstanceStatus {
     status
 }
 
-/// Stops program and supervisor; succeeds if there is none.
+/// Stops program and supervisor; succeeds if there is none. Both are gone on return, so that the
+/// next supervisor of the instance does not find the last one's lock.
 pub(crate) fn stop(dir: &Path) -> io::Result<()> {
     match ask(dir, &Ask::Stop { v: 1 }, Duration::from_secs(20)) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(()),
         // It went away while it was asked, which is what was asked for.
-        Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Ok(()),
-        Err(e) => Err(e),
-        Ok(_) => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {}
+        Err(e) => return Err(e),
+        Ok(_) => {}
     }
+    let lock = match std::fs::File::open(dir.join(file::LOCK)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let until = Instant::now() + STOPPED_EXIT;
+    while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err() {
+        if Instant::now() >= until {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the supervisor said it stopped and did not end"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 fn ask(dir: &Path, ask: &Ask, wait: Duration) -> io::Result<InstanceStatus> {

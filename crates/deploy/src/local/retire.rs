@@ -18,7 +18,11 @@ impl Inner {
     /// The mark keeps a later deployment of the same rollout from counting on it.
     pub(super) fn retire(self: &Arc<Self>, project: &Project, name: &str) -> io::Result<()> {
         let dir = project.instance_dir(name);
-        durable::write(&dir.join(file::RETIRING), b"")?;
+        match durable::write(&dir.join(file::RETIRING), b"") {
+            // Somebody else has just ended it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !dir.exists() => return Ok(()),
+            other => other?,
+        }
         if !self.ending.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.clone()) {
             return Ok(());
         }
