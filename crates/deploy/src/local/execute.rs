@@ -293,6 +293,7 @@ impl Run<'_> {
             trees: self.inner.options.trees.clone(),
             trust: self.inner.options.trust.clone(),
         };
+        self.inner.wait_until_retired(self.project, name).await?;
         self.started.push(name.to_owned());
         let (of, name, record, exe) =
             (self.project.clone(), name.to_owned(), self.record.clone(), self.inner.options.exe.clone());
@@ -301,6 +302,10 @@ impl Run<'_> {
             if supervised(&dir) {
                 // It ends or is refused right now: what it leaves is no longer of use.
                 instance::stop(&dir)?;
+            }
+            if dir.join(file::RETIRING).exists() {
+                // Whoever was to end it is gone; with its mark it would never count as running.
+                discard(&of, &name)?;
             }
             durable::create_dir(&dir)?;
             // Copies: the record is what is durable, and each start writes and checks them anew.

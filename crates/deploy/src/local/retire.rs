@@ -4,12 +4,14 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::Inner;
 use super::disk::Project;
+use super::{Inner, LocalError};
 use crate::front::FrontClient;
 use crate::instance::{self, file};
 use crate::{durable, socket};
 
+/// How long an instance may take to end after its requests did.
+const RETIRED: Duration = Duration::from_secs(30);
 /// Logs of ended instances that are kept per project.
 const MAX_LOGS: usize = 10;
 
@@ -35,6 +37,21 @@ impl Inner {
             }
             inner.ending.lock().unwrap_or_else(PoisonError::into_inner).remove(&dir);
         });
+        Ok(())
+    }
+
+    /// Waits until an instance that this process is ending is gone: its name is wanted again, by a
+    /// deployment that is repeated.
+    pub(super) async fn wait_until_retired(&self, project: &Project, name: &str) -> Result<(), LocalError> {
+        let dir = project.instance_dir(name);
+        let until = tokio::time::Instant::now() + self.options.drain + RETIRED;
+        while self.ending.lock().unwrap_or_else(PoisonError::into_inner).contains(&dir) {
+            if tokio::time::Instant::now() >= until {
+                let (environment, project) = (project.environment.clone(), project.name.clone());
+                return Err(LocalError::Busy { environment, project });
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         Ok(())
     }
 
