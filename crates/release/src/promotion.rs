@@ -13,8 +13,10 @@ pub enum Rebuild {
     Running,
     /// The same bytes.
     Passed,
-    /// Other bytes, or it did not build; in words.
+    /// Other bytes, in words.
     Failed(String),
+    /// It gave no bytes, in words: the host was full, say, or killed it.
+    Incomplete(String),
 }
 
 /// What is known of a release in an environment.
@@ -114,6 +116,10 @@ fn rebuilt(input: &PromotionInput<'_>) -> Vec<Failed> {
             Some(Rebuild::Failed(detail)) => (
                 "was rebuilt to other bytes",
                 format!("make the build give the same bytes each time and push again; what differs: {detail}"),
+            ),
+            Some(Rebuild::Incomplete(detail)) => (
+                "could not be rebuilt yet",
+                format!("it is tried again, wait for it with `--wait`; what went wrong: {detail}"),
             ),
             None => ("was not rebuilt", "wait for the rebuild, then try again".to_owned()),
         };

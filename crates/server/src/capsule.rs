@@ -8,6 +8,7 @@ use adamant_digest::Digest;
 use adamant_release::{Release, Rollout};
 
 use crate::error::Problem;
+use crate::facts;
 use crate::platform::Platform;
 
 /// Links of a chain read at once.
@@ -75,11 +76,9 @@ impl Platform {
             self.evidence(&release, &artifact.name, artifact.digest, &mut indices).await?;
         }
         if let Some(decision) = origin.decision {
-            let about = self.facts.about(deployment.release_digest).await?;
-            let decided = about.iter().find(|fact| Digest::of(&fact.entry.statement) == decision);
-            let decided =
-                decided.ok_or_else(|| Problem::damaged(format!("decision {decision} is not in the ledger")))?;
-            indices.insert(decided.entry.index);
+            let decided = self.facts.stated(&facts::decisions(&origin.release, environment), decision).await?;
+            indices
+                .insert(decided.ok_or_else(|| Problem::damaged(format!("decision {decision} is not in the ledger")))?);
         }
         let observations = self.facts.deployments(project, environment, 1000).await?;
         if let Some(seen) = observations.iter().find(|d| d.link.sequence == claim.sequence).and_then(|d| d.observed_at)
@@ -143,34 +142,16 @@ impl Platform {
         artifact: Digest,
         indices: &mut BTreeSet<u64>,
     ) -> Result<(), Problem> {
+        let built = facts::provenance(&release.project, &release.commit, name);
+        let built = self.facts.ledger.chain_head(&built).await?;
+        let built = built
+            .ok_or_else(|| Problem::damaged(format!("artifact {artifact} of {} has no provenance", release.name())))?;
+        indices.insert(built.index);
         // By digest: equal bytes under two names are rebuilt once.
-        let resource = crate::making::rebuild_resource(&release.project, "");
-        let mut rebuilt = false;
-        let mut built = false;
-        for fact in self.facts.about(artifact).await? {
-            match &fact.predicate {
-                Predicate::Provenance(provenance) if !built => {
-                    let of = &provenance.build_definition;
-                    built = of.resolved_dependencies.iter().any(|d| d.digest.get("gitCommit") == Some(&release.commit))
-                        && of.external_parameters.get("artifact").and_then(|a| a.as_str()) == Some(name);
-                    if built {
-                        indices.insert(fact.entry.index);
-                    }
-                }
-                Predicate::Vsa(vsa)
-                    if !rebuilt && vsa.resource_uri.starts_with(&resource) && vsa.verification_result == "PASSED" =>
-                {
-                    rebuilt = true;
-                    indices.insert(fact.entry.index);
-                }
-                _ => {}
-            }
-        }
-        if built {
-            Ok(())
-        } else {
-            Err(Problem::damaged(format!("artifact {artifact} of {} has no provenance", release.name())))
-        }
+        let rebuilds = self.facts.whole(&facts::rebuilds(&release.project, artifact)).await?;
+        let passed = |fact: &&facts::Recorded| matches!(&fact.predicate, Predicate::Vsa(vsa) if vsa.verification_result == "PASSED");
+        indices.extend(rebuilds.iter().find(passed).map(|fact| fact.entry.index));
+        Ok(())
     }
 
     /// The trust file of this server.

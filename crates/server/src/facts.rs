@@ -9,6 +9,31 @@ use adamant_store::{Entry, Ledger, Link};
 
 use crate::error::Problem;
 
+/// Facts about a digest that are shown.
+const SHOWN: usize = 1000;
+/// Links of a chain read at once.
+const PAGE: usize = 1000;
+
+/// Chain of the results of rebuilding an artifact of a project.
+pub(crate) fn rebuilds(project: &str, artifact: Digest) -> String {
+    format!("rebuild/{project}/{artifact}")
+}
+
+/// Chain of how an artifact of a commit was built: one fact.
+pub(crate) fn provenance(project: &str, commit: &str, artifact: &str) -> String {
+    format!("provenance/{project}@{commit}/{artifact}")
+}
+
+/// Chain of the decisions about a release (`shop/214`) and an environment.
+pub(crate) fn decisions(release: &str, environment: &str) -> String {
+    format!("decision/{release}/{environment}")
+}
+
+/// Chain of what was refused about an object (`shop/214`).
+pub(crate) fn rejections(object: &str) -> String {
+    format!("rejection/{object}")
+}
+
 /// A fact as recorded.
 pub(crate) struct Recorded {
     pub(crate) entry: Entry,
@@ -25,7 +50,6 @@ pub(crate) struct Facts {
 pub(crate) struct CommitFact {
     pub(crate) number: u64,
     pub(crate) oid: String,
-    pub(crate) tree: Digest,
     pub(crate) detail: serde_json::Value,
     pub(crate) at: String,
 }
@@ -66,24 +90,51 @@ impl Facts {
         Ok(self.ledger.binding(kind, name).await?.map(|bound| bound.digest))
     }
 
-    /// Every fact about `digest`, oldest first.
+    /// The first facts about `digest`, oldest first, for people. Nothing is decided by it: whoever
+    /// may push to the registry can make as many of them as they like.
     pub(crate) async fn about(&self, digest: Digest) -> Result<Vec<Recorded>, Problem> {
         let mut facts = Vec::new();
-        for index in self.ledger.about(digest, 1000).await? {
+        for index in self.ledger.about(digest, SHOWN).await? {
             facts.push(self.at(index).await?);
         }
         Ok(facts)
     }
 
+    /// All facts of a chain, oldest first.
+    pub(crate) async fn whole(&self, chain: &str) -> Result<Vec<Recorded>, Problem> {
+        let mut facts = Vec::new();
+        loop {
+            let page = self.ledger.chain(chain, facts.len() as u64 + 1, PAGE).await?;
+            for link in &page {
+                facts.push(self.at(link.index).await?);
+            }
+            if page.len() < PAGE {
+                return Ok(facts);
+            }
+        }
+    }
+
+    /// The entry of a chain whose statement has this digest.
+    pub(crate) async fn stated(&self, chain: &str, statement: Digest) -> Result<Option<u64>, Problem> {
+        let mut from = 1;
+        loop {
+            let page = self.ledger.chain(chain, from, PAGE).await?;
+            if let Some(link) = page.iter().find(|link| link.statement == statement) {
+                return Ok(Some(link.index));
+            }
+            let Some(last) = page.last().filter(|_| page.len() == PAGE) else { return Ok(None) };
+            from = last.sequence + 1;
+        }
+    }
+
     pub(crate) async fn commit(&self, link: &Link) -> Result<CommitFact, Problem> {
         let recorded = self.at(link.index).await?;
-        let Predicate::Binding(Binding { kind: BindingKind::Commit, name, digest, detail, .. }) = recorded.predicate
-        else {
+        let Predicate::Binding(Binding { kind: BindingKind::Commit, name, detail, .. }) = recorded.predicate else {
             return Err(Problem::damaged(format!("entry {} is not a commit", link.index)));
         };
         let oid = name.rsplit('@').next().unwrap_or_default().to_owned();
         let at = recorded.entry.recorded_at;
-        Ok(CommitFact { number: link.sequence, oid, tree: digest, detail, at })
+        Ok(CommitFact { number: link.sequence, oid, detail, at })
     }
 
     /// The commit with a release number.

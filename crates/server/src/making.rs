@@ -9,13 +9,17 @@ use adamant_build::{BuildError, CrateInput, Deb, Job, SourceInput};
 use adamant_digest::Digest;
 use adamant_fetch::{FetchError, LockFetchError};
 use adamant_recipe::{Artifact, Lock, Recipe, cargo::CargoLock, set_name};
-use adamant_store::{Fact, Subject};
+use adamant_release::Rebuild;
+use adamant_store::{Chain, Fact, Subject};
 use serde_json::json;
 
 use crate::error::Problem;
 use crate::facts::describe;
 use crate::pipeline::{Checked, Progress};
 use crate::platform::{Platform, as_binding, commit_of};
+
+/// How often a second build is tried before it is on record that it gives nothing.
+const REBUILD_ATTEMPTS: u32 = 3;
 
 /// An artifact that exists: built now, or bound before under the same key.
 pub(crate) struct Made {
@@ -224,28 +228,29 @@ impl Platform {
         let checked = self.check(project, &repository, oid).await?;
         let progress = Progress::new(None, self.logs.writer(project, number)?);
         for bound in &release.artifacts {
-            if self.rebuild_of(project, bound.digest).await?.is_some() {
+            if matches!(self.rebuild_of(project, bound.digest).await?, Some(Rebuild::Passed | Rebuild::Failed(_))) {
                 continue;
             }
             let Some(artifact) = checked.recipe.artifact(&bound.name) else { continue };
             let job = self.job(&checked, artifact).await?;
             progress.say(format!("rebuild {} under varied conditions", bound.name));
-            let (passed, detail) = match self.builder.rebuild(&job, bound.digest, progress.output_sink()).await {
-                Ok(again) => {
-                    let detail = match &again.divergence {
-                        None => json!({ "varied": again.varied, "log": again.log }),
-                        Some(d) => json!({
-                            "varied": again.varied, "log": again.log, "manifest": again.manifest,
-                            "why": format!("{}: {} ({}; {})", d.path, d.detail, d.cause, d.cure),
-                        }),
-                    };
-                    (again.passed(), detail)
+            let (passed, said, detail) = match self.build_again(&job, bound.digest, &progress).await {
+                Ok(again) => match &again.divergence {
+                    None => (true, "same bytes", json!({ "varied": again.varied, "log": again.log })),
+                    Some(d) => {
+                        let why = format!("{}: {} ({}; {})", d.path, d.detail, d.cause, d.cure);
+                        let (varied, log, manifest) = (again.varied, again.log, again.manifest);
+                        let detail = json!({ "varied": varied, "log": log, "manifest": manifest, "why": why });
+                        (false, "OTHER BYTES", detail)
+                    }
+                },
+                Err(error) if !error.is_ours() => {
+                    (false, "not completed", json!({ "completed": false, "why": error.to_string() }))
                 }
-                // Only what the build itself did is a result; a host that is full is tried again.
-                Err(error) if !error.is_ours() => (false, json!({ "why": error.to_string() })),
+                // A host that is full is tried again.
                 Err(error) => return Err(build_problem(&bound.name, error)),
             };
-            progress.say(format!("rebuild {}: {}", bound.name, if passed { "same bytes" } else { "OTHER BYTES" }));
+            progress.say(format!("rebuild {}: {said}", bound.name));
             if let Some(why) = detail.get("why").and_then(|w| w.as_str()) {
                 progress.say(why);
             }
@@ -261,9 +266,30 @@ impl Platform {
                 adamant_detail: detail,
             };
             let subject = vec![Subject { name: format!("{project}/{}", bound.name), digest: bound.digest }];
-            self.append_one(Fact { role: Role::Builder, subject, predicate: Predicate::Vsa(vsa), chain: None }).await?;
+            let chain = Some(Chain { name: crate::facts::rebuilds(project, bound.digest), expect: None });
+            self.append_one(Fact { role: Role::Builder, subject, predicate: Predicate::Vsa(vsa), chain }).await?;
         }
         Ok(())
+    }
+
+    /// A second build, tried again when it gives nothing: what a host that runs out of memory kills
+    /// cannot be told from what fails by itself, but only the latter fails each time.
+    async fn build_again(
+        &self,
+        job: &Job,
+        expected: Digest,
+        progress: &Progress,
+    ) -> Result<adamant_build::Rebuilt, BuildError> {
+        let mut attempt = 1;
+        loop {
+            match self.builder.rebuild(job, expected, progress.output_sink()).await {
+                Err(error) if !error.is_ours() && attempt < REBUILD_ATTEMPTS => {
+                    progress.say(format!("rebuild attempt {attempt}: {error}"));
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Whether an image and everything it names is in the store, unharmed.

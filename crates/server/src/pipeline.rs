@@ -413,7 +413,10 @@ impl Platform {
                 role: Role::Builder,
                 subject: subject(format!("{repository}@{}", checked.oid)),
                 predicate: provenance,
-                chain: None,
+                chain: Some(Chain {
+                    name: crate::facts::provenance(&checked.project, &checked.oid.to_string(), &artifact.name),
+                    expect: None,
+                }),
             },
             bind(
                 BindingKind::Output,
@@ -485,7 +488,7 @@ impl Platform {
             role: Role::Control,
             subject: vec![Subject { name: object.to_owned(), digest: tree }],
             predicate: Predicate::Rejection(Rejection { object: object.to_owned(), reason, by: by.to_owned() }),
-            chain: None,
+            chain: Some(Chain { name: crate::facts::rejections(object), expect: None }),
         };
         if let Err(problem) = self.append_one(fact).await {
             tracing::error!(%problem, object, "a rejection could not be recorded");

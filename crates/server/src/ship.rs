@@ -108,7 +108,9 @@ impl Platform {
         policy.environment(&ask.environment).map_err(unknown)?;
         let release = self.release(project, ask.release).await?;
         // A rebuild that this host could not finish before is tried again when it is wanted.
-        if self.rebuilds(&release).await?.len() < release.artifacts.len() {
+        let known = self.rebuilds(&release).await?;
+        let settled = |d: &Digest| matches!(known.get(d), Some(Rebuild::Passed | Rebuild::Failed(_)));
+        if !release.artifacts.iter().all(|artifact| settled(&artifact.digest)) {
             self.rebuild_later(project, release.number);
         }
         if ask.wait {
@@ -312,15 +314,9 @@ impl Platform {
         let digest = release.digest().map_err(document)?;
         let mut evidence = Vec::new();
         for artifact in &release.artifacts {
-            for fact in self.facts.about(artifact.digest).await? {
-                if matches!(&fact.predicate, Predicate::Vsa(v) if v.resource_uri.starts_with("adamant:rebuild/")) {
-                    let digest = Digest::of(&fact.entry.statement);
-                    evidence.push(ResourceDescriptor::sha256(
-                        Some(format!("entry {}", fact.entry.index)),
-                        None,
-                        digest,
-                    ));
-                }
+            for fact in self.facts.whole(&crate::facts::rebuilds(project, artifact.digest)).await? {
+                let digest = Digest::of(&fact.entry.statement);
+                evidence.push(ResourceDescriptor::sha256(Some(format!("entry {}", fact.entry.index)), None, digest));
             }
         }
         let vsa = Vsa {
@@ -339,7 +335,17 @@ impl Platform {
         };
         let mut subject = vec![Subject { name: release.name(), digest }];
         subject.extend(release.artifacts.iter().map(|a| Subject { name: a.name.clone(), digest: a.digest }));
-        let fact = Fact { role: Role::Control, subject, predicate: Predicate::Vsa(vsa), chain: None };
+        let chain = crate::facts::decisions(&release.name(), environment);
+        // Whoever asks again and again gets the same answer, which is on record once.
+        if let Some(last) = self.facts.ledger.chain_head(&chain).await?
+            && !decision.allowed
+            && let Predicate::Vsa(before) = self.facts.at(last.index).await?.predicate
+            && (Vsa { time_verified: before.time_verified.clone(), ..vsa.clone() }) == before
+        {
+            return Ok(last.statement);
+        }
+        let chain = Some(Chain { name: chain, expect: None });
+        let fact = Fact { role: Role::Control, subject, predicate: Predicate::Vsa(vsa), chain };
         Ok(self.append_one(fact).await?.statement)
     }
 
@@ -347,30 +353,32 @@ impl Platform {
     pub(crate) async fn rebuilds(&self, release: &Release) -> Result<BTreeMap<Digest, Rebuild>, Problem> {
         let mut known = BTreeMap::new();
         for artifact in &release.artifacts {
-            if let Some(state) = self.rebuild_of(&release.project, artifact.digest).await? {
-                known.insert(artifact.digest, state);
-            } else if self.is_rebuilding(&release.project, release.number) {
+            let state = self.rebuild_of(&release.project, artifact.digest).await?;
+            let settled = matches!(state, Some(Rebuild::Passed | Rebuild::Failed(_)));
+            if !settled && self.is_rebuilding(&release.project, release.number) {
                 known.insert(artifact.digest, Rebuild::Running);
+            } else if let Some(state) = state {
+                known.insert(artifact.digest, state);
             }
         }
         Ok(known)
     }
 
-    /// The recorded result of rebuilding an artifact. A divergence is never outweighed by a
-    /// later pass: bytes that differ once may differ again.
+    /// The recorded result of rebuilding an artifact. A rebuild to other bytes is never outweighed
+    /// by a later pass: bytes that differ once may differ again. One that gave no bytes says
+    /// nothing of them, so the next one counts.
     pub(crate) async fn rebuild_of(&self, project: &str, artifact: Digest) -> Result<Option<Rebuild>, Problem> {
-        let resource = crate::making::rebuild_resource(project, "");
         let mut state = None;
-        for fact in self.facts.about(artifact).await? {
-            if let Predicate::Vsa(vsa) = &fact.predicate
-                && vsa.resource_uri.starts_with(&resource)
-            {
-                if vsa.verification_result == "PASSED" {
-                    state.get_or_insert(Rebuild::Passed);
-                } else {
-                    let why = vsa.adamant_detail.get("why").and_then(|v| v.as_str()).unwrap_or("other bytes");
-                    state = Some(Rebuild::Failed(why.to_owned()));
-                }
+        for fact in self.facts.whole(&crate::facts::rebuilds(project, artifact)).await? {
+            let Predicate::Vsa(vsa) = &fact.predicate else { continue };
+            let why = || vsa.adamant_detail.get("why").and_then(|v| v.as_str()).unwrap_or("other bytes").to_owned();
+            let completed = vsa.adamant_detail.get("completed").and_then(serde_json::Value::as_bool) != Some(false);
+            match (&state, vsa.verification_result == "PASSED") {
+                (Some(Rebuild::Failed(_)), _) => {}
+                (_, true) => state = Some(Rebuild::Passed),
+                (_, false) if completed => state = Some(Rebuild::Failed(why())),
+                (Some(Rebuild::Passed), false) => {}
+                (_, false) => state = Some(Rebuild::Incomplete(why())),
             }
         }
         Ok(state)

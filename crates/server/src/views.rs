@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use adamant_api::{
     ArtifactSummary, DeploymentSummary, Diff, Environment, FactSummary, Project, ReleaseSummary, Status,
 };
-use adamant_attest::predicate::{BindingKind, Predicate};
+use adamant_attest::predicate::BindingKind;
 use adamant_recipe::{LOCK_FILE, Lock};
 use adamant_release::{Rebuild, Release};
 
@@ -108,7 +108,7 @@ impl Platform {
                 let own = match self.rebuild_of(project, artifact.digest).await? {
                     Some(Rebuild::Passed) => "rebuilt",
                     Some(Rebuild::Failed(_)) => "diverged",
-                    Some(Rebuild::Running) | None => "fixed",
+                    Some(Rebuild::Running | Rebuild::Incomplete(_)) | None => "fixed",
                 };
                 grade = match (grade, own) {
                     ("diverged", _) | (_, "diverged") => "diverged",
@@ -129,7 +129,7 @@ impl Platform {
             "built"
         } else if self.is_building(project, &commit.oid) {
             "building"
-        } else if self.was_rejected(&commit, &name).await? {
+        } else if self.was_rejected(&name).await? {
             "failed"
         } else {
             "incomplete"
@@ -148,9 +148,8 @@ impl Platform {
         })
     }
 
-    async fn was_rejected(&self, commit: &CommitFact, name: &str) -> Result<bool, Problem> {
-        let facts = self.facts.about(commit.tree).await?;
-        Ok(facts.iter().any(|f| matches!(&f.predicate, Predicate::Rejection(r) if r.object == name)))
+    async fn was_rejected(&self, name: &str) -> Result<bool, Problem> {
+        Ok(self.facts.ledger.chain_head(&crate::facts::rejections(name)).await?.is_some())
     }
 
     /// What differs between two releases, named by number, `project/number` or environment.
