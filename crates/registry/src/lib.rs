@@ -30,5 +30,5 @@ pub use body::{Body, BodyError};
 pub use manifests::{ListError, Pushed, PutManifestError, ReadManifestError};
 pub use names::member_name;
 pub use pointers::Shrinks;
-pub use registry::{Clock, Config, Limits, LocateError, Misnamed, Registry};
+pub use registry::{Clock, Config, Limits, LocateError, Misnamed, Owned, Registry};
 pub use uploads::OpenUploadsError;

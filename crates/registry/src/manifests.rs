@@ -74,6 +74,18 @@ pub enum PutManifestError {
     /// The store cannot say what it has.
     #[error(transparent)]
     Locate(#[from] LocateError),
+    /// The tag is one of those that the repository's owner gives.
+    #[error(
+        "`{repository}:{tag}` is for a release of project `{project}`, which gives its numbers and commits as tags itself: push it under another tag"
+    )]
+    Reserved {
+        /// The repository.
+        repository: RepositoryName,
+        /// The tag.
+        tag: Tag,
+        /// Whose it is.
+        project: String,
+    },
     /// A pointer of an older client would lose something.
     #[error(transparent)]
     Shrinks(#[from] Box<Shrinks>),
@@ -176,6 +188,7 @@ impl Registry {
         if bytes.len() > self.limits.manifest_bytes {
             return Err(PutManifestError::TooLarge { limit: self.limits.manifest_bytes });
         }
+        self.check_owner(repository, tags).await?;
         let second = named.map(|named| check_named(named, &bytes)).transpose()?.flatten();
         let manifest = Manifest::parse(bytes)?;
         let found = manifest.kind().media_type();
@@ -246,6 +259,19 @@ impl Registry {
             Err(AppendError::ChainMoved { .. }) => Err(PutManifestError::Moved(names.join(", "))),
             Err(source) => Err(PutManifestError::Append { name: names.join(", "), source }),
         }
+    }
+
+    /// Refuses tags that are not for clients: whoever bound one first would keep the release of that
+    /// number from ever being made.
+    async fn check_owner(&self, repository: &RepositoryName, tags: &[Tag]) -> Result<(), PutManifestError> {
+        let Some(tag) = tags.iter().find(|tag| names::is_release(tag)) else { return Ok(()) };
+        if let (Some(owned), Some((project, _))) = (&self.owned, repository.as_str().split_once('/'))
+            && owned(project.to_owned()).await?
+        {
+            let (repository, tag, project) = (repository.clone(), tag.clone(), project.to_owned());
+            return Err(PutManifestError::Reserved { repository, tag, project });
+        }
+        Ok(())
     }
 
     async fn check_content(&self, repository: &RepositoryName, manifest: &Manifest) -> Result<(), PutManifestError> {

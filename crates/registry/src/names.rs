@@ -52,6 +52,13 @@ pub(crate) fn after(repository: &str) -> String {
     format!("{repository}@~")
 }
 
+/// Whether a tag is a release number or a commit id.
+pub(crate) fn is_release(tag: &Tag) -> bool {
+    let text = tag.as_str();
+    let commit = matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    commit || text.bytes().all(|b| b.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,10 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use adamant_digest::{Digest, Sha512, Sha512Hasher, Verified};
 use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
-use adamant_store::{BlobStore, Ledger, ReadBlobError, WriteBlobError};
+use adamant_store::{BlobStore, BoxFuture, Ledger, LedgerError, ReadBlobError, WriteBlobError};
 
 use crate::damaged::Damaged;
 use crate::uploads::{OpenUploadsError, Uploads};
+
+/// Whether the repositories below a first name part (`shop` of `shop/web`) belong to somebody who
+/// gives release numbers and commit ids as tags there. Those tags are not for clients.
+pub type Owned = Arc<dyn Fn(String) -> BoxFuture<'static, Result<bool, LedgerError>> + Send + Sync>;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -24,6 +28,8 @@ pub struct Config {
     pub limits: Limits,
     /// For the age of uploads.
     pub clock: Clock,
+    /// Which repositories have tags that are not for clients; `None`: none.
+    pub owned: Option<Owned>,
 }
 
 /// What a registry bears. Everything beyond is refused with the limit in the message.
@@ -118,6 +124,7 @@ pub struct Registry {
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) damaged: Arc<Damaged>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) owned: Option<Owned>,
     /// Held while a pointer is moved.
     pub(crate) pointing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -128,7 +135,15 @@ impl Registry {
     pub fn new(blobs: Arc<dyn BlobStore>, ledger: Arc<dyn Ledger>, config: Config) -> Result<Self, OpenUploadsError> {
         let limits = Arc::new(config.limits);
         let uploads = Arc::new(Uploads::open(config.uploads, limits.clone(), config.clock)?);
-        Ok(Self { blobs, ledger, uploads, damaged: Arc::new(Damaged::default()), limits, pointing: Arc::default() })
+        Ok(Self {
+            blobs,
+            ledger,
+            uploads,
+            damaged: Arc::new(Damaged::default()),
+            limits,
+            owned: config.owned,
+            pointing: Arc::default(),
+        })
     }
 
     /// Keeps a blob.

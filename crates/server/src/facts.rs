@@ -14,6 +14,11 @@ const SHOWN: usize = 1000;
 /// Links of a chain read at once.
 const PAGE: usize = 1000;
 
+/// Chain of the rules of a project; whatever has one is a project.
+pub(crate) fn policy(project: &str) -> String {
+    format!("policy/{project}")
+}
+
 /// Chain of the results of rebuilding an artifact of a project.
 pub(crate) fn rebuilds(project: &str, artifact: Digest) -> String {
     format!("rebuild/{project}/{artifact}")

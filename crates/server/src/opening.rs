@@ -116,6 +116,14 @@ pub(crate) fn builder(config: &Config, blobs: Arc<dyn BlobStore>) -> Result<Buil
     .map_err(|e| Problem::new(Class::Unavailable, "builds are not possible").cause(e))
 }
 
+/// A project owns the repositories below its name.
+fn owned(ledger: Arc<SqliteLedger>) -> adamant_registry::Owned {
+    Arc::new(move |project| {
+        let ledger = Arc::clone(&ledger);
+        Box::pin(async move { Ok(ledger.chain_head(&crate::facts::policy(&project)).await?.is_some()) })
+    })
+}
+
 pub(crate) fn registry(
     data: &Path,
     blobs: &Arc<dyn BlobStore>,
@@ -125,6 +133,7 @@ pub(crate) fn registry(
         uploads: data.join("work/uploads"),
         limits: adamant_registry::Limits::default(),
         clock: Arc::new(SystemTime::now),
+        owned: Some(owned(Arc::clone(ledger))),
     };
     Registry::new(Arc::clone(blobs), Arc::clone(ledger) as Arc<dyn Ledger>, config)
         .map_err(|e| Problem::internal("cannot open the registry", e))

@@ -199,7 +199,7 @@ impl Platform {
 
     /// The rules of a project with their digest; an error if there is no such project.
     pub(crate) async fn policy(&self, project: &str) -> Result<(Policy, Digest), Problem> {
-        let revision = self.facts.revision(&format!("policy/{project}")).await?;
+        let revision = self.facts.revision(&crate::facts::policy(project)).await?;
         let Some(revision) = revision else {
             let hint = "run `adamant init` in its repository, or look at `adamant status`";
             return Err(Problem::usage(format!("there is no project `{project}`")).hint(hint));
@@ -220,7 +220,7 @@ impl Platform {
         by: &str,
     ) -> Result<(), Problem> {
         let name = if environment.is_empty() {
-            format!("policy/{project}")
+            crate::facts::policy(project)
         } else {
             format!("configuration/{project}/{environment}")
         };
@@ -246,6 +246,18 @@ impl Platform {
                 .hint("use 1 to 40 lower-case letters, digits and inner hyphens"));
         }
         let _turn = self.turn(name, "").await;
+        let is_new = self.facts.revision(&crate::facts::policy(name)).await?.is_none();
+        // A release of the project would find its tags taken.
+        if is_new
+            && let Some((taken, _)) =
+                self.facts.ledger.bindings(BindingKind::Tag, &format!("{name}/"), "", 1).await?.first()
+        {
+            return Err(Problem::new(
+                adamant_api::Class::Conflict,
+                format!("the repositories below `{name}/` are in use already: {taken} was pushed to the registry"),
+            )
+            .hint("choose another name for the project"));
+        }
         self.source
             .create(name)
             .await
@@ -260,7 +272,7 @@ impl Platform {
             }
         }
         // The rules come last: a project exists once it has them.
-        if self.facts.revision(&format!("policy/{name}")).await?.is_none() {
+        if self.facts.revision(&crate::facts::policy(name)).await?.is_none() {
             let policy = encode(&policy)?;
             self.blobs.put(&policy).await?;
             self.record_revision(name, "", policy.digest(), by).await?;

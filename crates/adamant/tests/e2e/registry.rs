@@ -156,6 +156,50 @@ fn an_anonymous_registry_opens_v2_alone_on_loopback_alone() {
     assert!(text.contains("loopback"), "{text}");
 }
 
+/// Nothing a registry client may do keeps a project from being released.
+#[test]
+fn clients_cannot_stand_in_the_way_of_a_project() {
+    let Some(world) = World::new("clients_cannot_stand_in_the_way_of_a_project") else { return };
+    let (url, token) = (world.server.url.clone(), world.token());
+    let put = |repository: &str, tag: &str, bytes: &[u8]| {
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        Ask::new("PUT", &path).token(&token).body(MANIFEST, bytes).send(&url).unwrap()
+    };
+    // The next release's number, and more facts about the artifact than anybody reads.
+    seed(&url, &token, "shop/web");
+    assert_eq!(put("shop/web", "3", &manifest("squat")).status, 403);
+    let digest = world.shop.status().releases[0].artifacts[0].digest;
+    let path = format!("/v2/shop/web/manifests/{digest}");
+    let artifact = Ask::new("GET", &path).token(&token).send(&url).unwrap().body;
+    let config: serde_json::Value = serde_json::from_slice(&artifact).unwrap();
+    assert!(config["layers"].is_array());
+    for n in 0..1100 {
+        assert_eq!(put("flood/web", &format!("t{n}"), &artifact).status, 201);
+    }
+    let commit = world.shop.commit("the same tree again");
+    let pushed = world.shop.push();
+    assert!(pushed.err.contains("reused from shop/2") && pushed.err.contains("dev     healthy"), "{}", pushed.err);
+    let release = world.shop.release_of(&commit);
+    assert_eq!(release, "shop/3");
+    world.shop.adamant(&["promote", &release, "staging"]).ok();
+    // A refusal that is asked for again and again is one fact.
+    let size = world.shop.status().log_size;
+    let fourth = world.shop.commit("and again");
+    world.shop.push().ok();
+    let fourth = world.shop.release_of(&fourth);
+    let before = world.shop.status().log_size;
+    assert!(before > size);
+    for _ in 0..3 {
+        world.shop.adamant(&["promote", &fourth, "prod"]).fails(1);
+    }
+    assert_eq!(world.shop.status().log_size, before + 1);
+    let capsule = world.dir.join("staging.capsule");
+    world.shop.adamant(&["prove", "staging", "-o", &capsule.display().to_string()]).ok();
+    let trust = world.data.join("trust.json");
+    world.shop.adamant(&["verify", &capsule.display().to_string(), "--trust", &trust.display().to_string()]).ok();
+    world.assert_sound("after the flood");
+}
+
 #[test]
 fn skopeo_copies_by_tag_and_by_digest() {
     let test = "skopeo_copies_by_tag_and_by_digest";

@@ -259,6 +259,7 @@ impl From<PutManifestError> for Failure {
                 Self::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown, text, detail)
             }
             PutManifestError::Size { .. } => Self::bad(ErrorCode::SizeInvalid, &text),
+            PutManifestError::Reserved { .. } => Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, text, Value::Null),
             PutManifestError::Shrinks(_) | PutManifestError::Moved(_) => {
                 Self::new(StatusCode::CONFLICT, ErrorCode::TagInvalid, text, Value::Null)
             }

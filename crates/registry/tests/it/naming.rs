@@ -156,3 +156,19 @@ async fn a_thousand_pushes_again_under_readers() {
     }
     assert_eq!(world.ledger.size(), facts);
 }
+
+#[tokio::test]
+async fn release_numbers_and_commits_are_for_the_owner_of_a_repository() {
+    let world = World::new().await;
+    let manifest = index("1");
+    let (commit, digest) = ("0a".repeat(20), manifest.digest());
+    for tag in ["7", "00", &commit, &format!("{digest}?tag=v1&tag=8")] {
+        let answer = world.put("owned/web", tag, &manifest).await;
+        answer.fails(403, "DENIED");
+        assert!(String::from_utf8_lossy(answer.bytes()).contains("project `owned`"), "{answer:?}");
+    }
+    assert_eq!(world.ledger.size(), 0);
+    for (repository, tag) in [("owned/web", "v7"), ("owned", "7"), ("other/web", "7"), ("other/web", &commit)] {
+        world.put(repository, tag, &manifest).await.expect(201);
+    }
+}

@@ -102,6 +102,7 @@ impl World {
             uploads: directory.path().join("uploads"),
             limits: limits.clone(),
             clock: Arc::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::Relaxed))),
+            owned: Some(Arc::new(|part| Box::pin(async move { Ok(part == "owned") }))),
         };
         let registry = Registry::new(Arc::new(blobs.clone()), ledger.clone(), config).unwrap();
         let access = Arc::new(Mutex::new(Access::Granted { actor: "alice".to_owned(), push: true }));
