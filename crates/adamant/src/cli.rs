@@ -56,15 +56,14 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  adamant down --data /srv/adamant")]
     Down,
     /// The whole tour: push, build, rebuild, promote, roll back, prove
-    #[command(
-        after_help = "Examples:\n  adamant demo\n  adamant demo --once --data /tmp/demo --listen 127.0.0.1:0\n  \
-                            adamant demo --break                # attack what the tour left and watch it hold"
-    )]
+    #[command(after_help = "Without --data it keeps everything in adamant-demo beside the server's own directory.\n\n\
+                            Examples:\n  adamant demo\n  adamant demo --once --data /tmp/demo --listen 127.0.0.1:0\n  \
+                            adamant demo --break                # attack what the tour left and watch it hold")]
     Demo {
         /// Address to listen on
         #[arg(long, default_value = "127.0.0.1:7000", value_name = "ADDR")]
         listen: SocketAddr,
-        /// Stop everything and exit after the tour
+        /// Stop everything that the tour has started, and exit
         #[arg(long)]
         once: bool,
         /// Attack a running demo: overwrite, flip, edit, swap; each is refused or caught
@@ -90,9 +89,9 @@ pub(crate) enum Command {
         check: bool,
     },
     /// What is where: environments and releases
-    #[command(after_help = "Examples:\n  adamant status\n  adamant status --json")]
+    #[command(after_help = "Examples:\n  adamant status\n  adamant status shop --json")]
     Status {
-        /// Project (default: the one of this repository)
+        /// Project (default: the one of this repository; elsewhere, all projects are listed)
         project: Option<String>,
     },
     /// Log of a build (shop/214) or of a running environment (prod)

@@ -59,7 +59,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Verify { capsule, trust } => show::verify(&capsule, &trust, json),
         Command::Fsck => show::fsck(&project::data_dir(data)?, json).await,
         Command::Token => show::token(data, json).await,
-        Command::Login => show::login(data).await,
+        Command::Login => show::login(data, json).await,
         Command::Doctor => show::doctor(json),
         Command::Credential { operation } => show::credential(data, &operation).await,
     }

@@ -29,6 +29,9 @@ struct Tour {
 
 /// From nothing to built, deployed, promoted, rolled back and proven.
 pub(crate) async fn tour(data: &Path, listen: SocketAddr, once: bool) -> Result<ExitCode, Failure> {
+    if data.join("adamant.db").exists() && !data.join(WORK_TREE).exists() {
+        return Err(not_ours(data));
+    }
     std::fs::create_dir_all(data)?;
     let mut tour = Tour {
         exe: std::env::current_exe()?,
@@ -45,7 +48,8 @@ pub(crate) async fn tour(data: &Path, listen: SocketAddr, once: bool) -> Result<
         Err(_) => Some(server::start(server::config(data.to_owned(), listen)?).await?),
     };
     let url = adamant_client::connect(data).await?.url;
-    tour.note(&format!("server on {url}"), begin);
+    let how = if running.is_some() { "server on" } else { "the server that is up already, on" };
+    tour.note(&format!("{how} {url}"), begin);
 
     let result = tour.run().await;
     if let Err(failure) = result {
@@ -69,9 +73,18 @@ pub(crate) async fn tour(data: &Path, listen: SocketAddr, once: bool) -> Result<
             );
             running.until_signal().await;
         }
-        None => tour.what_next().await?,
+        None => {
+            tour.what_next().await?;
+            say("The server was up before and stays up.");
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The tour makes a project and `--break` edits what it finds: neither is for data that somebody needs.
+fn not_ours(data: &Path) -> Failure {
+    Failure::usage(format!("{} holds data that no tour has made", data.display()))
+        .hint("the tour wants a directory of its own: leave `--data` and ADAMANT_DATA out, or name an empty one")
 }
 
 impl Tour {

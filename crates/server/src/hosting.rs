@@ -8,7 +8,7 @@ use adamant_attest::predicate::{Observation, State};
 use adamant_audit::{Capsule, Trust};
 use adamant_deploy::{Applied, ApplyError, Claim, Local, LocalError, Options, Outcome};
 use adamant_digest::Digest;
-use adamant_release::Rollout;
+use adamant_release::{Release, Rollout};
 use adamant_store::BlobStore;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -94,12 +94,18 @@ impl Platform {
         std::net::TcpListener::bind(("127.0.0.1", port)).ok().map(|_| port)
     }
 
-    /// Where a project answers in an environment; empty if the environment has no front yet.
-    pub(crate) async fn url(&self, project: &str, environment: &str) -> String {
-        match self.local.port(environment).await {
-            Ok(Some(port)) => format!("http://{project}.{environment}.localhost:{port}"),
-            _ => String::new(),
-        }
+    /// Where a release answers in an environment; `None` if it has no service with a port, or the
+    /// environment no front yet.
+    pub(crate) async fn address(&self, release: &Release, environment: &str) -> Option<String> {
+        release.services.iter().any(|service| service.port.is_some()).then_some(())?;
+        let port = self.local.port(environment).await.ok()??;
+        Some(format!("http://{}.{environment}.localhost:{port}", release.project))
+    }
+
+    /// The same in words, for a line of progress.
+    pub(crate) async fn url(&self, release: &Release, environment: &str) -> String {
+        let address = self.address(release, environment).await;
+        address.unwrap_or_else(|| "(no artifact has a `port`, so nothing leads to it)".to_owned())
     }
 
     /// Brings what runs to what is recorded on this host.

@@ -447,13 +447,18 @@ impl Platform {
             Ok(None) => {}
             Err(problem) => tracing::warn!(%problem, "comparing with what runs"),
         }
-        self.rebuild_later(&checked.project, release.number);
+        let known = self.rebuilds(release).await.unwrap_or_default();
+        if !release.artifacts.iter().all(|a| matches!(known.get(&a.digest), Some(adamant_release::Rebuild::Passed))) {
+            self.rebuild_later(&checked.project, release.number);
+        }
         let next = match self.policy(&release.project).await {
             Ok((policy, _)) => policy.environments.iter().find(|e| !e.automatic).map(|e| e.name.clone()),
             Err(_) => None,
         };
         if let Some(next) = next {
-            progress.say(format!("rebuild running; then: adamant promote {} {next}", release.name()));
+            let running = self.is_rebuilding(&release.project, release.number);
+            let when = if running { "rebuild running; then" } else { "rebuilt before; next" };
+            progress.say(format!("{when}: adamant promote {} {next}", release.name()));
         }
     }
 

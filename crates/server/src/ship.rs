@@ -71,7 +71,7 @@ impl Platform {
                     let rollout = release.rollout(name, configuration, policy_digest).map_err(document)?;
                     let digest = rollout.digest().map_err(document)?;
                     if history.last().is_some_and(|last| last.rollout == digest && last.healthy) {
-                        say(format!("{name:<7} runs it already  {}", self.url(&release.project, name).await));
+                        say(format!("{name:<7} runs it already  {}", self.url(release, name).await));
                         continue;
                     }
                     let order = Order {
@@ -85,7 +85,7 @@ impl Platform {
                     };
                     match self.carry_out(order).await {
                         Ok(done) => {
-                            say(format!("{name:<7} {}  {}", done.detail, self.url(&release.project, name).await));
+                            say(format!("{name:<7} {}  {}", done.detail, self.url(release, name).await));
                         }
                         // The artifact exists and the branch may move; that it does not run is told, not hidden.
                         Err(problem) => say(format!("{name:<7} {}", problem.line())),
@@ -244,7 +244,7 @@ impl Platform {
             sequence,
             index: receipt.index,
             rollout: rollout.digest(),
-            url: Some(self.url(&project, &environment).await),
+            url: self.address(order.release, &environment).await,
             detail: seen.detail.clone(),
             unchanged: false,
         };
@@ -295,7 +295,7 @@ impl Platform {
             sequence,
             index: link.first().map_or(0, |link| link.index),
             rollout,
-            url: Some(self.url(project, environment).await),
+            url: self.address(release, environment).await,
             detail: String::new(),
             unchanged: true,
         })
@@ -418,6 +418,12 @@ impl Platform {
         change: &ConfigChange,
         by: &str,
     ) -> Result<Config, Problem> {
+        if change.set.contains_key("PORT") {
+            return Err(Problem::usage(
+                "`PORT` cannot be configured: a program is told the `port` of its recipe in it",
+            )
+            .hint("change `port` in adamant.toml and push"));
+        }
         let _turn = self.turn(project, environment).await;
         let before = self.config(project, environment).await?;
         let mut env = before.env.clone();

@@ -53,9 +53,16 @@ impl Platform {
             if let Some(runs) = history.iter().find(|d| d.state == "healthy") {
                 running.entry(runs.release.clone()).or_default().push(environment.name.clone());
             }
+            let url = match facts.last() {
+                Some(last) => {
+                    let release: Release = self.document(last.deployment.release_digest).await?;
+                    self.address(&release, &environment.name).await
+                }
+                None => None,
+            };
             environments.push(Environment {
                 name: environment.name.clone(),
-                url: if history.is_empty() { None } else { Some(self.url(project, &environment.name).await) },
+                url,
                 current: history.first().cloned(),
                 held,
                 history,

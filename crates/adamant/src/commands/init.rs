@@ -77,11 +77,22 @@ fn set_remote(root: &Path, url: &str) -> Result<(), Failure> {
     let present = git(root, &["remote", "get-url", "adamant"]).ok();
     let arguments: &[&str] = match present.as_deref() {
         Some(same) if same == url => return Ok(()),
-        Some(_) => &["remote", "set-url", "adamant", url],
+        // A server of ours that has moved: the same project on another port.
+        Some(other) if path_of(other) == path_of(url) => &["remote", "set-url", "adamant", url],
+        Some(other) => {
+            return Err(Failure::usage(format!("the git remote `adamant` is {other} already"))
+                .hint("rename it (`git remote rename adamant NAME`) or remove it, then run `adamant init` again"));
+        }
         None => &["remote", "add", "adamant", url],
     };
     git(root, arguments).map_err(|problem| Failure::usage("cannot set the git remote `adamant`").cause(problem))?;
     Ok(())
+}
+
+/// What follows host and port.
+fn path_of(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
+    rest.find('/').map(|at| &rest[at..])
 }
 
 /// The directory's name as a project name: lower case, everything else a dash.

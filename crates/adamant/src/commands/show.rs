@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use adamant_api::{Diff, FsckReport, Status};
+use adamant_api::{Diff, FsckReport, Project, Status};
 use serde_json::json;
 
 use super::{connect, segment};
@@ -12,7 +12,7 @@ use crate::output::{self, Failure, say};
 use crate::project;
 
 pub(super) async fn status(data: Option<&Path>, named: Option<&str>, json: bool) -> Result<ExitCode, Failure> {
-    let project = project::project(named)?;
+    let Ok(project) = project::project(named) else { return projects(data, json).await };
     let server = connect(data).await?;
     let status: Status = server.get(&format!("/projects/{}", segment(&project))).await?;
     if json {
@@ -42,6 +42,24 @@ pub(super) async fn status(data: Option<&Path>, named: Option<&str>, json: bool)
             release.name, release.state, release.grade, release.subject
         ))?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Outside of a repository: what there is.
+async fn projects(data: Option<&Path>, json: bool) -> Result<ExitCode, Failure> {
+    let projects: Vec<Project> = connect(data).await?.get("/projects").await?;
+    if json {
+        output::json(&projects)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for project in &projects {
+        output::result(format!("{:<20} {}", project.name, project.remote))?;
+    }
+    say(if projects.is_empty() {
+        "no project yet: run `adamant init` in a git repository"
+    } else {
+        "`adamant status PROJECT` shows one"
+    });
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,7 +140,10 @@ pub(super) async fn prove(
     let capsule = server.get_bytes(&path).await?;
     match file {
         Some(file) => {
-            std::fs::write(file, &capsule)?;
+            std::fs::write(file, &capsule).map_err(|error| {
+                let failure = Failure::usage(format!("cannot write {}", file.display()));
+                failure.cause(error).hint("name a file in a directory that is there: `-o prod.capsule`")
+            })?;
             say(format!(
                 "{} bytes; check it anywhere: adamant verify {} --trust trust.json",
                 capsule.len(),
@@ -136,8 +157,11 @@ pub(super) async fn prove(
 
 pub(super) fn verify(capsule: &Path, trust: &Path, json: bool) -> Result<ExitCode, Failure> {
     let read = |path: &Path, what: &str| {
-        std::fs::read(path)
-            .map_err(|error| Failure::usage(format!("cannot read the {what} {}", path.display())).cause(error))
+        std::fs::read(path).map_err(|error| {
+            Failure::usage(format!("cannot read the {what} {}", path.display()))
+                .cause(error)
+                .hint("the trust file is trust.json of the server's data directory: get it once, over a way you trust")
+        })
     };
     let trust = adamant_audit::Trust::parse(&read(trust, "trust file")?)
         .map_err(|error| Failure::usage(format!("{} is not a trust file", trust.display())).cause(error))?;
@@ -186,8 +210,13 @@ pub(super) async fn token(data: Option<&Path>, json: bool) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn login(data: Option<&Path>) -> Result<ExitCode, Failure> {
-    output::result(adamant_client::login_link(&project::data_dir(data)?).await?)?;
+pub(super) async fn login(data: Option<&Path>, json: bool) -> Result<ExitCode, Failure> {
+    let link = adamant_client::login_link(&project::data_dir(data)?).await?;
+    if json {
+        output::json(&json!({ "link": link }))?;
+    } else {
+        output::result(link)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

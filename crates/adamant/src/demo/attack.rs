@@ -32,6 +32,9 @@ struct Attack {
 
 /// Attacks the demo of `data`, whose server must be up.
 pub(crate) async fn attack(data: &Path) -> Result<ExitCode, Failure> {
+    if data.join("adamant.db").exists() && !data.join(WORK_TREE).exists() {
+        return Err(super::not_ours(data));
+    }
     let server = adamant_client::connect(data).await.map_err(|error| {
         Failure::from(error)
             .hint(format!("start the tour first and leave it up: `adamant demo --data {}`", data.display()))
