@@ -16,6 +16,7 @@ use crate::error::database;
 use crate::keys::{TrustValues, algorithm};
 use crate::open::{self, SqliteLedger};
 use crate::rebuild::{self, PAGE};
+use crate::schema::Found;
 use crate::tree::{self, Edge};
 use crate::views::{Place, Rows};
 use crate::writer::HeadRow;
@@ -84,7 +85,12 @@ impl<'a> Check<'a> {
 
     async fn all(&mut self, conn: &mut SqliteConnection) -> Result<(), LedgerError> {
         let mut tx = conn.begin().await.map_err(database)?;
-        schema::look(&mut tx).await?;
+        if schema::look(&mut tx).await? == Found::OldViews {
+            self.find("meta", "the views are said to be of an earlier version: the next start makes them again");
+        }
+        for problem in schema::differences(&mut tx).await? {
+            self.find("schema", problem);
+        }
         let structure = sqlx::query("PRAGMA main.quick_check(100)").fetch_all(&mut *tx).await.map_err(database)?;
         for row in structure {
             let text: String = row.try_get(0).map_err(database)?;

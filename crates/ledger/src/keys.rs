@@ -51,6 +51,12 @@ impl Keys {
         Ok(Self(Arc::new([control?, log?, builder?, host?])))
     }
 
+    /// Reads the keys in `dir` and makes none. Blocking.
+    pub fn open(dir: &Path) -> Result<Self, KeysError> {
+        let [control, log, builder, host] = ROLES.map(|role| read(&dir.join(role.as_str()), role));
+        Ok(Self(Arc::new([control?, log?, builder?, host?])))
+    }
+
     /// New keys that are kept nowhere, for tests and tours.
     pub fn generate() -> Result<Self, adamant_attest::KeyError> {
         let [control, log, builder, host] = ROLES.map(|role| SigningKey::generate(algorithm(role)));
@@ -115,29 +121,33 @@ pub(crate) const fn algorithm(role: Role) -> Algorithm {
 
 fn one(dir: &Path, role: Role) -> Result<SigningKey, KeysError> {
     let path = dir.join(role.as_str());
-    let failed = |source| KeysError::Io { path: path.clone(), source };
-    let bad = |source| KeysError::Key { path: path.clone(), source };
-    let mode = match std::fs::metadata(&path) {
-        Ok(meta) => meta.permissions().mode() & 0o7777,
+    match std::fs::metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = SigningKey::generate(algorithm(role)).map_err(bad)?;
+            let key = SigningKey::generate(algorithm(role))
+                .map_err(|source| KeysError::Key { path: path.clone(), source })?;
             match files::create(&path, key.secret_pem().as_bytes(), 0o600) {
                 // Somebody else was first: theirs is the key.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                other => other.map_err(failed)?,
+                other => other.map_err(|source| KeysError::Io { path: path.clone(), source })?,
             }
             tracing::info!(role = role.as_str(), keyid = key.public().keyid(), "made a key");
-            0o600
         }
-        Err(error) => return Err(failed(error)),
-    };
-    if mode & 0o077 != 0 {
-        return Err(KeysError::Open { path, mode });
+        // Whatever else is wrong with it, reading says.
+        _ => {}
     }
-    let text = std::fs::read_to_string(&path).map_err(failed)?;
-    let key = SigningKey::from_pem(&text).map_err(bad)?;
+    read(&path, role)
+}
+
+fn read(path: &Path, role: Role) -> Result<SigningKey, KeysError> {
+    let failed = |source| KeysError::Io { path: path.to_owned(), source };
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeysError::Open { path: path.to_owned(), mode });
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let key = SigningKey::from_pem(&text).map_err(|source| KeysError::Key { path: path.to_owned(), source })?;
     if key.public().algorithm() != algorithm(role) {
-        return Err(KeysError::Scheme { path });
+        return Err(KeysError::Scheme { path: path.to_owned() });
     }
     Ok(key)
 }

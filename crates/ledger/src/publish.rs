@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use adamant_store::LedgerError;
-use adamant_tlog::{Checkpoint, Note, TILE_WIDTH, Tile, TileKind, encode_entries, new_tiles};
+use adamant_store::{Ledger as _, LedgerError};
+use adamant_tlog::{Checkpoint, Note, TILE_WIDTH, Tile, TileKind, VerifierKey, encode_entries, new_tiles};
 use sqlx::{Row, SqliteConnection};
 
+use crate::check::Finding;
 use crate::error::{PublishError, damaged, database};
 use crate::files;
 use crate::open::SqliteLedger;
@@ -83,6 +84,49 @@ impl SqliteLedger {
             Ok(tile) => content(&mut conn, tile).await,
             Err(_) => Ok(None),
         }
+    }
+}
+
+impl SqliteLedger {
+    /// What is wrong with the files in `dir` that readers of the log get: a checkpoint that is not
+    /// the log's, tiles that it needs and are not there, files with other bytes. Beside a writer:
+    /// what is not published yet is not missed.
+    pub async fn check_published(&self, dir: &Path) -> Result<Vec<Finding>, PublishError> {
+        let head = self.head().await?;
+        if head.size == 0 {
+            return Ok(Vec::new());
+        }
+        let mut findings = Vec::new();
+        let mut find = |object: &str, problem: String| {
+            findings.push(Finding { object: format!("published log {object}"), problem });
+        };
+        let read = |path: &Path| match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        };
+        let Some(text) = blocking(&dir.join("checkpoint"), read).await? else {
+            find("checkpoint", "is missing: the next start of the server writes it".to_owned());
+            return Ok(findings);
+        };
+        let Some(size) = size_of(&text).filter(|size| *size <= head.size) else {
+            find("checkpoint", format!("is none of this log of {} entries", head.size));
+            return Ok(findings);
+        };
+        // Of an older size only its signature is left to look at.
+        let key = self.trust_values().log.parse::<VerifierKey>().ok();
+        let signed = key.is_some_and(|key| Note::parse(&text).is_ok_and(|note| note.verify(&key).is_ok()));
+        if !signed || (size == head.size && text != head.checkpoint) {
+            find("checkpoint", format!("is not the one that was signed for {size} entries"));
+        }
+        for tile in new_tiles(0, size) {
+            let name = tile.to_string();
+            let path = dir.join(&name);
+            let there = blocking(&path, |path| Ok(path.is_file())).await?;
+            if !there && findings.len() < 100 {
+                findings.push(Finding { object: format!("published log {name}"), problem: "is missing".to_owned() });
+            }
+        }
+        Ok(findings)
     }
 }
 

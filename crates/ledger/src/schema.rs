@@ -1,7 +1,9 @@
 //! Tables. `entries` is the truth and never migrated; the rest are views of it.
 
+use std::collections::BTreeMap;
+
 use adamant_store::LedgerError;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{Connection, Row, SqliteConnection};
 
 use crate::error::{damaged, database};
 
@@ -105,6 +107,40 @@ pub(crate) async fn look(conn: &mut SqliteConnection) -> Result<Found, LedgerErr
         return Err(damaged(format!("meta: schema numbers {entries} and {views} were never used")));
     }
     Ok(if views < VIEWS { Found::OldViews } else { Found::Current })
+}
+
+/// What stands in the database's schema and was not put there by [`create`], or is not as it was: a
+/// trigger can undo what an insert has just made true, and an index can hide a row.
+pub(crate) async fn differences(conn: &mut SqliteConnection) -> Result<Vec<String>, LedgerError> {
+    let mut fresh = SqliteConnection::connect("sqlite::memory:").await.map_err(database)?;
+    create(&mut fresh).await?;
+    let (expected, found) = (objects(&mut fresh).await?, objects(conn).await?);
+    fresh.close().await.map_err(database)?;
+    let mut problems = Vec::new();
+    for (object, sql) in &found {
+        match expected.get(object) {
+            None => problems.push(format!("{object} is none of ours: {}", sql.chars().take(200).collect::<String>())),
+            Some(right) if right != sql => problems.push(format!("{object} was changed")),
+            Some(_) => {}
+        }
+    }
+    problems.extend(
+        expected.keys().filter(|object| !found.contains_key(*object)).map(|object| format!("{object} is missing")),
+    );
+    Ok(problems)
+}
+
+/// `table bindings` → its definition.
+async fn objects(conn: &mut SqliteConnection) -> Result<BTreeMap<String, String>, LedgerError> {
+    let rows = sqlx::query("SELECT type, name, coalesce(sql, '') FROM main.sqlite_schema").fetch_all(conn).await;
+    let rows = rows.map_err(database)?;
+    let object = |row: &sqlx::sqlite::SqliteRow| -> Result<(String, String), LedgerError> {
+        let (kind, name): (String, String) = (row.try_get(0).map_err(database)?, row.try_get(1).map_err(database)?);
+        let sql: String = row.try_get(2).map_err(database)?;
+        // Views are made with the database's name before theirs; SQLite keeps it or not.
+        Ok((format!("{kind} {name}"), sql.replace("main.", "")))
+    };
+    rows.iter().map(object).collect()
 }
 
 /// Makes all tables in an empty database. Inside a transaction.

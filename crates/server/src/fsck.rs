@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use adamant_api::{Finding, FsckReport};
-use adamant_attest::predicate::{BindingKind, Predicate};
+use adamant_attest::predicate::{BindingKind, Predicate, Role};
 use adamant_digest::{Digest, Sha512Hasher};
-use adamant_ledger::{SqliteLedger, TrustValues};
+use adamant_ledger::{Keys, SqliteLedger, TrustValues};
 use adamant_oci::{Content, ContentDigest, Manifest};
 use adamant_release::{Document as _, Release};
 use adamant_source::{Depth, Repositories};
@@ -58,6 +58,13 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
     for problem in published(data, &ledger, head.size).await? {
         find("published log".to_owned(), problem);
     }
+    let files = ledger.check_published(&data.join("log")).await;
+    for found in files.map_err(|e| Problem::internal("cannot read the published log", e))? {
+        find(found.object, found.problem);
+    }
+    for (object, problem) in keys(data, &ledger).await? {
+        find(object, problem);
+    }
     let promised = match promised(&ledger, head.size).await {
         Ok(promised) => promised,
         Err(problem) => {
@@ -100,6 +107,31 @@ fn trusted(data: &Path) -> Result<TrustValues, String> {
     let bytes = std::fs::read(data.join("trust.json")).map_err(|e| e.to_string())?;
     let trust = adamant_audit::Trust::parse(&bytes).map_err(|e| e.to_string())?;
     Ok(TrustValues { origin: trust.origin, log: trust.log_key.to_string(), root: trust.root_control_key })
+}
+
+/// Private keys that the ledger does not know: nothing they sign would hold.
+async fn keys(data: &Path, ledger: &SqliteLedger) -> Result<Vec<(String, String)>, Problem> {
+    let keys = match Keys::open(&data.join("keys")) {
+        Ok(keys) => keys,
+        Err(error) => return Ok(vec![("keys".to_owned(), error.to_string())]),
+    };
+    let mut known = BTreeSet::new();
+    let mut from = 1;
+    loop {
+        let page = ledger.chain("keys", from, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        from = last.sequence + 1;
+        for link in page {
+            if let Some(entry) = ledger.entry(link.index).await?
+                && let Predicate::Key(key) = decode(entry)?.predicate
+            {
+                known.insert((key.role, key.keyid));
+            }
+        }
+    }
+    let strange = |role: &Role| !known.contains(&(*role, keys.public(*role).keyid().to_owned()));
+    let roles = [Role::Control, Role::Log, Role::Builder, Role::Host].into_iter().filter(strange);
+    Ok(roles.map(|role| (format!("keys/{}", role.as_str()), "is not a key of this ledger".to_owned())).collect())
 }
 
 /// Published files against what the ledger says they are.
