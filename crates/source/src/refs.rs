@@ -112,15 +112,19 @@ impl Repository {
         Ok(())
     }
 
-    /// Writes one ref outside of `refs/adamant/`.
+    /// Writes one ref outside of `refs/adamant/`. What is noted of a branch and leads elsewhere is
+    /// struck out before.
     pub(crate) async fn update(&self, Update { name, old, new }: Update<'_>) -> Result<(), RefError> {
         let guard = self.0.refs.lock().await;
         let found = self.at(name).await?;
+        if found != old && found != new {
+            return Err(RefError::Moved { name: name.to_owned(), expected: old, found });
+        }
+        if name.starts_with("refs/heads/") {
+            self.strike_other(name, new).await?;
+        }
         if found == new {
             return Ok(());
-        }
-        if found != old {
-            return Err(RefError::Moved { name: name.to_owned(), expected: old, found });
         }
         let line = match (old, new) {
             (None, Some(new)) => format!("create {name} {new}\n"),
@@ -205,7 +209,7 @@ impl Repository {
         Ok(refs)
     }
 
-    fn io(&self, what: &str, source: std::io::Error) -> RefError {
+    pub(crate) fn io(&self, what: &str, source: std::io::Error) -> RefError {
         RefError::Io { path: self.path().join(what), source }
     }
 }
