@@ -156,6 +156,12 @@ impl Session {
             if found != old {
                 return Err("the branch has moved: fetch, then push again".to_owned());
             }
+            // Before the pipeline: what it makes cannot be taken back.
+            if found.is_none()
+                && let Some(other) = self.repository.in_the_way(name).await.map_err(|error| error.to_string())?
+            {
+                return Err(blocked(name, &other));
+            }
             let commit = commits.iter().find(|(id, _)| *id == new).map(|(_, commit)| *commit);
             let commit = commit.ok_or_else(|| format!("{new} was not received"))?;
             if name.starts_with("refs/heads/") {
@@ -275,6 +281,16 @@ impl Client {
         // A client that does not read has the time of a few keep-alives.
         let _ = tokio::time::timeout(KEEP_ALIVE * 8, self.messages.send(Ok(message.freeze()))).await;
     }
+}
+
+/// Why `name` cannot be made beside `other`, one of which is a directory of the other.
+fn blocked(name: &str, other: &str) -> String {
+    let (kind, fix) = if name.starts_with("refs/tags/") {
+        ("tag", "choose another name".to_owned())
+    } else {
+        ("branch", format!("choose another name, or delete `{}` first", short(other)))
+    };
+    format!("there is a {kind} `{}`, and git cannot have `{}` beside it: {fix}", short(other), short(name))
 }
 
 fn short(name: &str) -> &str {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::git::unexpected;
 use crate::repositories::blocking;
+use crate::turn::directories;
 use crate::{GitError, Oid, ReadError, RefError, Repository, durable};
 
 /// Where commits are kept for good.
@@ -169,6 +170,26 @@ impl Repository {
                 // The pattern also matches whole directories of refs.
                 if full == name {
                     found = Some(oid);
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(found)
+    }
+
+    /// A ref that keeps `name` from being made: git holds a name, or names below it.
+    pub(crate) async fn in_the_way(&self, name: &str) -> Result<Option<String>, GitError> {
+        // The pattern matches this ref and the whole directory of refs of that name.
+        let top = directories(name).next().unwrap_or(name);
+        let args = ["for-each-ref", "--format=%(objectname) %(refname)", top];
+        let mut found = None;
+        self.0
+            .git
+            .records(&args, &[], b'\n', |record| -> Result<(), GitError> {
+                let (_, other) = parse(record, &args)?;
+                let below = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
+                if found.is_none() && (below(name, other) || below(other, name)) {
+                    found = Some(other.to_owned());
                 }
                 Ok(())
             })

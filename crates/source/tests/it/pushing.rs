@@ -232,7 +232,6 @@ async fn refs_are_limited_in_number_and_place() {
     client.push_refused(&["main:refs/notes/x"], "only branches and tags");
     client.push_refused(&[&format!("main:refs/adamant/commits/{commit}")], "only branches and tags");
     client.push_refused(&["--atomic", "main"], "atomic");
-    client.push_refused(&["main:b1/below"], "b1");
     let shallow = world.client();
     shallow.ok(&["pull", "-q", "adamant", "b1"]);
     shallow.write("a", "2");
@@ -370,4 +369,46 @@ async fn a_push_that_ended_leaves_no_note() {
     let again = Repositories::open(shop.path().parent().unwrap().to_owned(), Limits::default()).await.unwrap();
     again.get("shop").await.unwrap();
     assert!(!dir.join(".tmp-x").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_git_cannot_have_beside_each_other_never_reach_the_pipeline() {
+    let world = World::new().await;
+    let client = world.client();
+    client.write("a", "1");
+    client.commit("One");
+    client.push_ok(&["main", "main:topic/x/y", "main:mainly", "main:refs/tags/v1"]);
+    let seen = world.pipeline.seen().len();
+    for (name, other) in [("main/sub", "main"), ("main/a/b", "main"), ("topic", "topic/x/y"), ("topic/x", "topic/x/y")]
+    {
+        let text = client.push_refused(&[&format!("main:refs/heads/{name}")], &format!("there is a branch `{other}`"));
+        assert!(text.contains(&format!("`{name}`")) && text.contains(&format!("delete `{other}` first")), "{text}");
+    }
+    let text = client.push_refused(&["main:refs/tags/v1/sub"], "there is a tag `v1`");
+    assert!(!text.contains("delete"), "{text}");
+    assert_eq!(world.pipeline.seen().len(), seen);
+    client.push_ok(&["main:topic/x/z", "main:topic/y", "main:mai", "main:refs/tags/main/v1"]);
+    client.push_ok(&["--delete", "mainly"]);
+    client.push_ok(&["main:mainly/sub"]);
+    assert_eq!(world.shop().await.pending().await.unwrap(), []);
+
+    // Two at once: the second waits, and is refused if the first came through.
+    let seen = world.pipeline.seen().len();
+    let go = Arc::new(Notify::new());
+    world.pipeline.then(Act::Wait(Arc::clone(&go)));
+    let mut first = client.command(&["push", "adamant", "main:new"]).stderr(Stdio::null()).spawn().unwrap();
+    until("the first is at work", async || world.pipeline.seen().len() > seen).await;
+    let mut second = client.command(&["push", "adamant", "main:new/sub"]);
+    let mut second = second.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(second.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("remote: waiting for another push to new") {
+        assert_ne!(std::io::BufRead::read_line(&mut said, &mut text).unwrap(), 0, "{text}");
+    }
+    go.notify_one();
+    assert!(first.wait().unwrap().success());
+    std::io::Read::read_to_string(&mut said, &mut text).unwrap();
+    assert!(!second.wait().unwrap().success() && text.contains("there is a branch `new`"), "{text}");
+    assert_eq!(world.pipeline.seen().len(), seen + 1);
+    world.assert_clean().await;
 }
