@@ -55,7 +55,6 @@ pub(crate) struct Facts {
 pub(crate) struct CommitFact {
     pub(crate) number: u64,
     pub(crate) oid: String,
-    pub(crate) detail: serde_json::Value,
     pub(crate) at: String,
 }
 
@@ -134,12 +133,12 @@ impl Facts {
 
     pub(crate) async fn commit(&self, link: &Link) -> Result<CommitFact, Problem> {
         let recorded = self.at(link.index).await?;
-        let Predicate::Binding(Binding { kind: BindingKind::Commit, name, detail, .. }) = recorded.predicate else {
+        let Predicate::Binding(Binding { kind: BindingKind::Commit, name, .. }) = recorded.predicate else {
             return Err(Problem::damaged(format!("entry {} is not a commit", link.index)));
         };
         let oid = name.rsplit('@').next().unwrap_or_default().to_owned();
         let at = recorded.entry.recorded_at;
-        Ok(CommitFact { number: link.sequence, oid, detail, at })
+        Ok(CommitFact { number: link.sequence, oid, at })
     }
 
     /// The commit with a release number.
@@ -149,6 +148,12 @@ impl Facts {
             Some(link) => Ok(Some(self.commit(link).await?)),
             None => Ok(None),
         }
+    }
+
+    /// Whether a commit has a release: its artifacts are bound in the same append.
+    pub(crate) async fn is_released(&self, project: &str, oid: &str) -> Result<bool, Problem> {
+        let prefix = format!("{project}@{oid}/");
+        Ok(!self.ledger.bindings(BindingKind::Artifact, &prefix, "", 1).await?.is_empty())
     }
 
     /// The newest commits, newest first.

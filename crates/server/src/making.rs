@@ -1,5 +1,6 @@
 //! Making artifacts: lock, keep, build, rebuild. Joins recipe, lock, fetcher and builder.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,12 +11,13 @@ use adamant_digest::Digest;
 use adamant_fetch::{FetchError, LockFetchError};
 use adamant_recipe::{Artifact, Lock, Recipe, cargo::CargoLock, set_name};
 use adamant_release::Rebuild;
+use adamant_source::ExportError;
 use adamant_store::{Chain, Fact, Subject};
 use serde_json::json;
 
 use crate::error::Problem;
 use crate::facts::describe;
-use crate::pipeline::{Checked, Progress};
+use crate::pipeline::{Checked, Progress, unexportable};
 use crate::platform::{Platform, as_binding, commit_of};
 
 /// How often a second build is tried before it is on record that it gives nothing.
@@ -160,12 +162,18 @@ impl Platform {
     async fn job(&self, checked: &Checked, artifact: &Artifact) -> Result<Job, Problem> {
         let repository = self.repository(&checked.project).await?;
         let tree = repository.tree(checked.oid, &artifact.path).await;
-        let tree = tree.map_err(|e| Problem::usage(format!("artifact {}: {e}", artifact.name)))?.digest();
+        let tree = tree.map_err(|error| {
+            let mut problem = unexportable(checked.oid, error);
+            problem.error.message = format!("artifact {}: {}", artifact.name, problem.error.message);
+            problem
+        })?;
+        let tree = tree.digest();
         let runtime = tokio::runtime::Handle::current();
         let (oid, path) = (checked.oid, artifact.path.clone());
         let export: adamant_build::Export = Arc::new(move |dest| {
             // Called on a blocking thread of this runtime.
-            runtime.block_on(repository.export(oid, &path, dest)).map(|tree| (*tree).clone()).map_err(|e| e.to_string())
+            let exported = runtime.block_on(repository.export(oid, &path, dest));
+            exported.map(|tree| (*tree).clone()).map_err(|error| not_exported(dest, &error))
         });
         let mut sources = Vec::new();
         for name in &artifact.sources {
@@ -368,6 +376,18 @@ fn lock_problem(error: LockFetchError) -> Problem {
     }
 }
 
+/// Why a tree was not laid down in `dest`, which is ours: the pusher knows the paths of the tree.
+fn not_exported(dest: &Path, error: &ExportError) -> String {
+    match error {
+        ExportError::Io { path, source } => match path.strip_prefix(dest) {
+            Ok(path) if path != Path::new("") => format!("`{}`: {source}", path.display()),
+            _ => format!("the tree cannot be written: {source}"),
+        },
+        ExportError::NotEmpty(_) => "the tree cannot be written: its place is taken".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn build_problem(artifact: &str, error: BuildError) -> Problem {
     let text = error.to_string();
@@ -385,4 +405,25 @@ fn packages(lock: &Lock, artifact: &str, use_: &str) -> Vec<Deb> {
     let members: std::collections::HashSet<&str> = set.packages.iter().map(String::as_str).collect();
     let found = lock.packages.iter().filter(|package| members.contains(package.id().as_str()));
     found.map(|p| Deb { name: p.name.clone(), version: p.version.clone(), digest: p.digest }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pusher_reads_no_path_of_the_server() {
+        let dest = Path::new("/srv/adamant/work/x/build");
+        let check = |error: ExportError, expect: &str| {
+            let text = not_exported(dest, &error);
+            assert!(text.contains(expect) && !text.contains("/srv"), "{text}");
+        };
+        let io =
+            |path: &Path| ExportError::Io { path: path.to_owned(), source: std::io::ErrorKind::StorageFull.into() };
+        check(io(&dest.join("src/a.c")), "`src/a.c`: ");
+        check(io(dest), "the tree cannot be written: ");
+        check(io(Path::new("/srv/adamant/elsewhere")), "the tree cannot be written: ");
+        check(ExportError::NotEmpty(dest.to_owned()), "the tree cannot be written: ");
+        check(ExportError::BadName("a/.git".to_owned()), "`a/.git`");
+    }
 }

@@ -15,7 +15,7 @@ use adamant_attest::predicate::{
 use adamant_digest::Digest;
 use adamant_recipe::{Artifact, LOCK_FILE, Lock, RECIPE_FILE, Recipe};
 use adamant_release::{Document as _, Release, Service};
-use adamant_source::{Oid, Push, Repository};
+use adamant_source::{ExportError, Oid, Push, ReadError, Repository};
 use adamant_store::{Chain, Fact, Subject};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -124,7 +124,7 @@ impl Platform {
 
     /// Reads recipe and locks from the commit and checks that they agree.
     pub(crate) async fn check(&self, project: &str, repository: &Repository, oid: Oid) -> Result<Checked, Problem> {
-        let read = |error: adamant_source::ReadError| Problem::internal(format!("cannot read commit {oid}"), error);
+        let read = |error| unreadable(oid, error);
         let commit = repository.commit(oid).await.map_err(read)?;
         let file = async |path: &str, fix: &str| -> Result<String, Problem> {
             if !repository.exists(oid, path).await.map_err(read)? {
@@ -166,7 +166,7 @@ impl Platform {
             native.insert(path, parsed);
         }
         let inputs = adamant_recipe::inputs(&lock, &crates).map_err(|e| Problem::usage(e.to_string()))?;
-        let tree = repository.tree(oid, ".").await.map_err(|e| Problem::usage(e.to_string()))?.digest();
+        let tree = repository.tree(oid, ".").await.map_err(|error| unexportable(oid, error))?.digest();
         let lock_digest = adamant_recipe::lock_digest(&files);
         Ok(Checked { project: project.to_owned(), oid, commit, tree, recipe, lock, native, lock_digest, inputs })
     }
@@ -187,8 +187,7 @@ impl Platform {
             return Ok(());
         }
         let read = async |path: &str| -> Result<String, Problem> {
-            let bytes = repository.file(oid, path, MAX_FILE).await;
-            let bytes = bytes.map_err(|e| Problem::internal(format!("cannot read {path} of commit {oid}"), e))?;
+            let bytes = repository.file(oid, path, MAX_FILE).await.map_err(|error| unreadable(oid, error))?;
             String::from_utf8(bytes).map_err(|_| Problem::usage(format!("{path} is not UTF-8 text")))
         };
         let root_text = read(&root_manifest).await?;
@@ -498,5 +497,68 @@ impl Platform {
         if let Err(problem) = self.append_one(fact).await {
             tracing::error!(%problem, object, "a rejection could not be recorded");
         }
+    }
+}
+
+/// Why something of a commit is not read: what it holds is the pusher's to change, what fails
+/// below is not.
+fn unreadable(commit: Oid, error: ReadError) -> Problem {
+    let problem = Problem::usage(error.to_string());
+    match error {
+        ReadError::Kind { expected, .. } => problem.hint(format!("commit a {expected} there, then push again")),
+        ReadError::TooLarge { .. } => problem.hint("make it smaller, commit it and push again"),
+        ReadError::Limit { .. } => problem.hint("remove or rename what is over the limit, commit and push again"),
+        ReadError::NoPath { .. } | ReadError::BadPath(_) | ReadError::NotUtf8(_) => problem,
+        ReadError::NoCommit(_) | ReadError::Git(_) => Problem::internal(format!("cannot read commit {commit}"), error),
+    }
+}
+
+/// The same for the tree of a commit.
+pub(crate) fn unexportable(commit: Oid, error: ExportError) -> Problem {
+    match error {
+        ExportError::Read(error) => unreadable(commit, error),
+        ExportError::Submodule { .. }
+        | ExportError::LinkOutside { .. }
+        | ExportError::BadName(_)
+        | ExportError::Tree(_) => Problem::usage(error.to_string()),
+        ExportError::NotEmpty(_) | ExportError::Io { .. } => {
+            Problem::internal(format!("cannot read commit {commit}"), error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adamant_api::Class;
+    use adamant_source::GitError;
+
+    use super::*;
+
+    #[test]
+    fn what_a_commit_holds_is_the_pushers_to_change() {
+        let commit: Oid = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+        let path = || "adamant.lock".to_owned();
+        let check = |error: ReadError, words: &[&str]| {
+            let problem = unexportable(commit, error.into());
+            assert_eq!((problem.error.class, &problem.internal), (Class::Usage, &None), "{problem}");
+            for word in words {
+                assert!(problem.line().contains(word), "no `{word}` in: {problem}");
+            }
+        };
+        let link = ReadError::Kind { commit, path: path(), found: "symbolic link", expected: "file" };
+        check(link, &["`adamant.lock`", "symbolic link", "commit a file there"]);
+        check(ReadError::TooLarge { commit, path: path(), size: 9, limit: 8 }, &["`adamant.lock`", "smaller"]);
+        let limit = ReadError::Limit { commit, path: ".".to_owned(), what: "too many entries", limit: 8 };
+        check(limit, &["too many entries", "limit of 8", "remove"]);
+        check(ReadError::NoPath { commit, path: path() }, &["`adamant.lock`"]);
+        check(ReadError::NotUtf8("a?".to_owned()), &["`a?`", "rename it"]);
+        let ours = |error: ExportError| {
+            let problem = unexportable(commit, error);
+            assert_eq!(problem.error.class, Class::Internal, "{problem}");
+            assert!(problem.internal.is_some());
+        };
+        ours(ReadError::NoCommit(commit).into());
+        ours(GitError::Output { command: "ls-tree".to_owned(), limit: 8 }.into());
+        ours(ExportError::NotEmpty("/x".into()));
     }
 }

@@ -356,7 +356,7 @@ impl Platform {
         Arc::new(Pipeline(Arc::clone(self)))
     }
 
-    /// Whether `name` of `kind` is bound; for start-up.
+    /// Whether `name` of `kind` is bound.
     pub(crate) async fn is_bound(&self, kind: BindingKind, name: &str) -> Result<bool, Problem> {
         Ok(self.facts.bound(kind, name).await?.is_some())
     }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use adamant_attest::predicate::BindingKind;
 use adamant_release::{Release, Rollout};
+use adamant_source::{Pending, Repository};
 
 use crate::error::Problem;
 use crate::platform::Platform;
 
-/// Releases looked at for missing rebuilds and branches.
+/// Releases looked at for missing rebuilds and deployments.
 const RECENT: u64 = 20;
 /// Deployments of an environment in which the newest release is looked for.
 const HISTORY: usize = 100;
@@ -48,31 +49,29 @@ impl Platform {
         }
     }
 
-    /// A release whose branch did not move: the crash came between the two. The push was not
-    /// acknowledged, but its effect is recorded; the ref follows if nobody moved it since.
+    /// A push that a crash cut off: if its release is made, its effect is recorded, and the branch
+    /// follows unless somebody moved it since; if not, the push came to nothing.
     async fn reconcile_branches(&self, project: &str) -> Result<(), Problem> {
         let repository = self.repository(project).await?;
-        let failed = |e: adamant_source::ReadError| Problem::internal("cannot read the branches", e);
-        let branches = repository.branches().await.map_err(failed)?;
-        let mut commits = self.facts.newest(project, RECENT).await?;
-        commits.reverse();
-        for commit in commits {
-            let text = |name: &str| commit.detail.get(name).and_then(|v| v.as_str());
-            let Some(branch) = text("ref").and_then(|r| r.strip_prefix("refs/heads/")) else { continue };
-            if !self.is_bound(BindingKind::Release, &format!("{project}/{}", commit.number)).await? {
-                continue;
+        let failed = |e| Problem::internal("cannot read the pushes that were at work", e);
+        for push in repository.pending().await.map_err(failed)? {
+            if let Err(problem) = self.reconcile_branch(&repository, &push).await {
+                tracing::error!(%problem, project, branch = push.refname, "a push that was at work");
             }
-            let Ok(new) = commit.oid.parse() else { continue };
-            let old = text("old").and_then(|oid| oid.parse().ok());
-            let key = branches.keys().find(|key| key.strip_prefix("refs/heads/").unwrap_or(key) == branch);
-            let now = key.and_then(|key| branches.get(key)).copied();
-            if now == old && now != Some(new) {
-                tracing::info!(project, branch, commit = commit.oid, "moving a branch to its release");
-                repository
-                    .set_branch(branch, old, new)
-                    .await
-                    .map_err(|e| Problem::internal(format!("cannot move {branch}"), e))?;
+        }
+        Ok(())
+    }
+
+    async fn reconcile_branch(&self, repository: &Repository, push: &Pending) -> Result<(), Problem> {
+        let (project, branch, commit) = (repository.project(), &push.refname, push.new);
+        if self.facts.is_released(project, &commit.to_string()).await? {
+            let moved = repository.complete(push).await;
+            if moved.map_err(|e| Problem::internal(format!("cannot move {branch}"), e))? {
+                tracing::info!(project, branch, %commit, "a branch is at its release");
             }
+        } else {
+            let forgotten = repository.forget(push).await;
+            forgotten.map_err(|e| Problem::internal(format!("cannot forget the push to {branch}"), e))?;
         }
         Ok(())
     }

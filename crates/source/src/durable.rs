@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+/// How the names of files that are being written begin.
+pub(crate) const TEMPORARY: &str = ".tmp-";
+
 /// Syncs a directory: the names in it are durable on return.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
@@ -30,7 +33,7 @@ pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
 /// Replaces a file whole: temporary file, sync, rename, sync of the directory.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(parent)?;
+    let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(parent)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;

@@ -142,12 +142,12 @@ pub enum ReadError {
     /// The name is not UTF-8.
     #[error("`{0}` (shown with replacement characters) is not UTF-8: rename it")]
     NotUtf8(String),
-    /// A tree that is too large, too deep, or with too long paths.
+    /// A tree that is too large, too deep, or with too long paths or names.
     #[error("`{path}` of commit {} has {what}, above the limit of {limit}", commit.short())]
     Limit {
         /// The commit.
         commit: Oid,
-        /// The directory or path.
+        /// The directory or path, the beginning of a long one.
         path: String,
         /// Too many of what.
         what: &'static str,

@@ -10,13 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use adamant_digest::{Digest, Entry, EntryKind, Hasher, Tree};
 
-use crate::git::{Git, unexpected};
+use crate::git::{Git, one_line, unexpected};
 use crate::read::parse_check;
 use crate::repositories::Inner;
 use crate::{ExportError, GitError, Oid, ReadError, Repository, TreeEntry, TreeEntryKind};
 
 /// Requests in the pipe at once; they fit into it, so that writing them never waits.
 const AHEAD: usize = 64;
+/// The longest name of a file, in bytes: `NAME_MAX` of every file system we may write to.
+const NAME: usize = 255;
 /// The longest target of a symbolic link the kernel takes.
 const TARGET: u64 = 4095;
 
@@ -63,6 +65,10 @@ impl Repository {
             // destination must not get here by any other way either.
             if entry.path.split('/').any(|part| matches!(part, "" | "." | "..") || part.eq_ignore_ascii_case(".git")) {
                 return Err(ExportError::BadName(entry.path.clone()));
+            }
+            if entry.path.split('/').any(|part| part.len() > NAME) {
+                let path = one_line(&entry.path, 100);
+                return Err(ReadError::Limit { commit, path, what: "too long a name", limit: NAME as u64 }.into());
             }
             let limit = if entry.kind == TreeEntryKind::Symlink { TARGET } else { limits.blob_bytes };
             if entry.size > limit {

@@ -4,7 +4,8 @@
 //! delta resolution and fsync are the reference that every client is tested against, and the
 //! Rust implementations have no receive-pack. The command loop of receive-pack is ours, because
 //! the order matters: objects durable → kept under `refs/adamant/commits/<oid>` → pipeline
-//! ([`Receiver`]) → branch.
+//! ([`Receiver`]) → branch. A push is noted before the pipeline and until its branch has moved
+//! ([`Pending`]), so that a start can complete what a crash cut off.
 //!
 //! Invariants:
 //! - a ref under `refs/adamant/` is never moved, deleted or shown to clients; so no push,
@@ -26,6 +27,7 @@ mod git;
 mod limits;
 mod oid;
 mod packet;
+mod pending;
 mod quarantine;
 mod read;
 mod receive;
@@ -34,12 +36,14 @@ mod refs;
 mod repositories;
 mod request;
 mod serve;
+mod turn;
 mod verify;
 
 pub use body::Encoding;
 pub use error::{ExportError, GitError, OpenError, ReadError, RefError, ServeError};
 pub use limits::Limits;
 pub use oid::{Oid, ParseOidError};
+pub use pending::Pending;
 pub use read::{Commit, Log, TreeEntry, TreeEntryKind};
 pub use receiver::{Push, Receiver};
 pub use repositories::{Repositories, Repository};

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +14,7 @@ use crate::quarantine::{self, Commits, Quarantine, Refused};
 use crate::refs::Update;
 use crate::request::{Command, Request, reason};
 use crate::serve::{permit, stream};
-use crate::{ByteStream, Encoding, Oid, Push, Receiver, Repository, ServeError, packet};
+use crate::{ByteStream, Encoding, Oid, Pending, Push, Receiver, RefError, Repository, ServeError, packet};
 
 /// How long a client hears nothing at most: proxies and git itself give up on silence.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
@@ -57,18 +57,6 @@ impl Repository {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(ServeError::Interrupted("the server stopped".to_owned())),
         }
-    }
-
-    /// The lock under which pushes to one ref take turns.
-    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = turns.get(name).and_then(std::sync::Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::default();
-        turns.insert(name.to_owned(), Arc::downgrade(&turn));
-        turn
     }
 }
 
@@ -154,13 +142,8 @@ impl Session {
         }
         let Command { old, new, name, .. } = command;
         let (old, new) = (*old, *new);
-        let turn = self.repository.turn(name);
-        let _guard = if let Ok(guard) = turn.try_lock() {
-            guard
-        } else {
-            self.client.line(&format!("waiting for another push to {}", short(name)));
-            turn.lock().await
-        };
+        let waiting = |name: &str| self.client.line(&format!("waiting for another push to {}", short(name)));
+        let _turn = self.repository.turn(name, waiting).await;
         if let Some(new) = new {
             let found = self.repository.at(name).await.map_err(|error| error.to_string())?;
             if found == Some(new) {
@@ -173,11 +156,48 @@ impl Session {
             if found != old {
                 return Err("the branch has moved: fetch, then push again".to_owned());
             }
+            // Before the pipeline: what it makes cannot be taken back.
+            if found.is_none()
+                && let Some(other) = self.repository.in_the_way(name).await.map_err(|error| error.to_string())?
+            {
+                return Err(blocked(name, &other));
+            }
             let commit = commits.iter().find(|(id, _)| *id == new).map(|(_, commit)| *commit);
             let commit = commit.ok_or_else(|| format!("{new} was not received"))?;
+            if name.starts_with("refs/heads/") {
+                return self.bring(Pending { refname: name.clone(), old, new }).await;
+            }
             self.pipeline(name, old, commit).await?;
         }
         self.repository.update(Update { name, old, new }).await.map_err(|error| error.to_string())
+    }
+
+    /// Brings a branch to a commit by way of the pipeline. A crash after the release leaves a
+    /// note, with which the next start moves the branch.
+    async fn bring(&self, pending: Pending) -> Result<(), String> {
+        let Pending { refname: name, old, new } = &pending;
+        let noted = self.repository.note(&pending).await;
+        noted.map_err(|error| format!("the server cannot note the push: {error}"))?;
+        let moved = match self.pipeline(name, *old, *new).await {
+            Ok(()) => self.repository.update(Update { name, old: *old, new: Some(*new) }).await,
+            Err(reason) => {
+                self.strike(name).await;
+                return Err(reason);
+            }
+        };
+        // Where the disk or git failed there is a release without its branch: the note stays.
+        if matches!(moved, Ok(()) | Err(RefError::Moved { .. })) {
+            self.strike(name).await;
+        }
+        moved.map_err(|error| error.to_string())
+    }
+
+    /// Strikes out the note. One that stays does no harm: whatever moves the branch next strikes
+    /// it out first, and a start completes only what has a release.
+    async fn strike(&self, name: &str) {
+        if let Err(error) = self.repository.strike(name).await {
+            tracing::warn!(%error, name, "the note of a push stays");
+        }
     }
 
     /// Runs the pipeline in a task of its own, so that a panic in it is a refusal.
@@ -261,6 +281,16 @@ impl Client {
         // A client that does not read has the time of a few keep-alives.
         let _ = tokio::time::timeout(KEEP_ALIVE * 8, self.messages.send(Ok(message.freeze()))).await;
     }
+}
+
+/// Why `name` cannot be made beside `other`, one of which is a directory of the other.
+fn blocked(name: &str, other: &str) -> String {
+    let (kind, fix) = if name.starts_with("refs/tags/") {
+        ("tag", "choose another name".to_owned())
+    } else {
+        ("branch", format!("choose another name, or delete `{}` first", short(other)))
+    };
+    format!("there is a {kind} `{}`, and git cannot have `{}` beside it: {fix}", short(other), short(name))
 }
 
 fn short(name: &str) -> &str {

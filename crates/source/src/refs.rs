@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::git::unexpected;
 use crate::repositories::blocking;
+use crate::turn::directories;
 use crate::{GitError, Oid, ReadError, RefError, Repository, durable};
 
 /// Where commits are kept for good.
@@ -112,15 +113,19 @@ impl Repository {
         Ok(())
     }
 
-    /// Writes one ref outside of `refs/adamant/`.
+    /// Writes one ref outside of `refs/adamant/`. What is noted of a branch and leads elsewhere is
+    /// struck out before.
     pub(crate) async fn update(&self, Update { name, old, new }: Update<'_>) -> Result<(), RefError> {
         let guard = self.0.refs.lock().await;
         let found = self.at(name).await?;
+        if found != old && found != new {
+            return Err(RefError::Moved { name: name.to_owned(), expected: old, found });
+        }
+        if name.starts_with("refs/heads/") {
+            self.strike_other(name, new).await?;
+        }
         if found == new {
             return Ok(());
-        }
-        if found != old {
-            return Err(RefError::Moved { name: name.to_owned(), expected: old, found });
         }
         let line = match (old, new) {
             (None, Some(new)) => format!("create {name} {new}\n"),
@@ -172,6 +177,26 @@ impl Repository {
         Ok(found)
     }
 
+    /// A ref that keeps `name` from being made: git holds a name, or names below it.
+    pub(crate) async fn in_the_way(&self, name: &str) -> Result<Option<String>, GitError> {
+        // The pattern matches this ref and the whole directory of refs of that name.
+        let top = directories(name).next().unwrap_or(name);
+        let args = ["for-each-ref", "--format=%(objectname) %(refname)", top];
+        let mut found = None;
+        self.0
+            .git
+            .records(&args, &[], b'\n', |record| -> Result<(), GitError> {
+                let (_, other) = parse(record, &args)?;
+                let below = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
+                if found.is_none() && (below(name, other) || below(other, name)) {
+                    found = Some(other.to_owned());
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(found)
+    }
+
     /// Refs under `prefix` by the rest of their names, peeled.
     async fn refs(&self, prefix: &str) -> Result<BTreeMap<String, Oid>, GitError> {
         let mut refs = BTreeMap::new();
@@ -205,7 +230,7 @@ impl Repository {
         Ok(refs)
     }
 
-    fn io(&self, what: &str, source: std::io::Error) -> RefError {
+    pub(crate) fn io(&self, what: &str, source: std::io::Error) -> RefError {
         RefError::Io { path: self.path().join(what), source }
     }
 }

@@ -5,12 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, RwLock, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::digests::Digests;
 use crate::durable;
 use crate::git::Git;
+use crate::pending::{PENDING, remove_unfinished};
 use crate::{Limits, OpenError};
 
 /// All projects' repositories: `<dir>/<project>.git`. Cheap to clone. One process at a time may
@@ -48,8 +49,8 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     /// Writing refs, one at a time: git's own lock files would make the second one fail.
     pub(crate) refs: tokio::sync::Mutex<()>,
-    /// Pushes to one ref, one after the other.
-    pub(crate) turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who is at work on which ref.
+    pub(crate) turns: Mutex<HashMap<String, Weak<RwLock<()>>>>,
     pub(crate) digests: Digests,
 }
 
@@ -272,6 +273,8 @@ fn prepare(path: &Path, limits: &Limits) -> io::Result<()> {
         durable::remove_file(&path.join(stray))?;
     }
     durable::create_dir_all(&path.join("refs/adamant/commits"))?;
+    durable::create_dir_all(&path.join(PENDING))?;
+    remove_unfinished(&path.join(PENDING))?;
     remove_locks(&path.join("refs"), 0)?;
     for entry in std::fs::read_dir(path.join("objects"))? {
         let entry = entry?;

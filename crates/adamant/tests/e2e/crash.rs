@@ -176,6 +176,58 @@ fn a_kill_in_a_promotion_or_rollback_is_finished_by_the_next_start() {
     world.assert_sound("at the end");
 }
 
+#[test]
+fn a_start_completes_the_push_that_was_cut_off_and_takes_no_branch_back() {
+    let test = "a_start_completes_the_push_that_was_cut_off_and_takes_no_branch_back";
+    let Some(mut world) = World::new(test) else { return };
+    let at = |world: &World, branch: &str| {
+        let line = world.shop.git(&["ls-remote", "adamant", &format!("refs/heads/{branch}")]).ok();
+        line.split_whitespace().next().unwrap_or_default().to_owned()
+    };
+    let before = at(&world, "main");
+    let again = |world: &mut World| {
+        world.server.process.wait();
+        world.restart();
+    };
+
+    // Before the release there is nothing to complete; after it there is.
+    let commit = world.shop.change("cut off");
+    world.trap("before binding", 1);
+    assert_ne!(world.shop.push().code, 0);
+    again(&mut world);
+    assert_eq!(at(&world, "main"), before);
+    world.trap("release bound", 1);
+    assert_ne!(world.shop.push().code, 0);
+    again(&mut world);
+    assert_eq!(at(&world, "main"), commit);
+
+    // A branch that was made and deleted, and one that was moved and moved back.
+    let topic = world.shop.change("topic");
+    world.shop.git(&["push", "adamant", "HEAD:topic"]).ok();
+    assert_eq!(at(&world, "topic"), topic);
+    world.shop.git(&["push", "adamant", ":topic"]).ok();
+    world.shop.push().ok();
+    assert_eq!(at(&world, "main"), topic);
+    world.shop.git(&["push", "--force", "adamant", &format!("{commit}:main")]).ok();
+    for _ in 0..2 {
+        world.server.kill();
+        again(&mut world);
+        assert_eq!(at(&world, "topic"), "", "the branch was deleted");
+        assert_eq!(at(&world, "main"), commit, "the branch was moved back");
+    }
+
+    // Cut off on its way back, to a release that is there already.
+    world.shop.push().ok();
+    world.trap("deployment recorded", 1);
+    let forced = world.shop.git(&["push", "--force", "adamant", &format!("{commit}:main")]);
+    if forced.code == 0 {
+        world.server.kill();
+    }
+    again(&mut world);
+    assert_eq!(at(&world, "main"), commit);
+    world.assert_sound("at the end");
+}
+
 /// Numbers that differ from run to run; the seed is printed for a repetition.
 struct Random(u64);
 

@@ -98,6 +98,47 @@ fn pushes_that_cannot_become_a_release_say_why() {
 }
 
 #[test]
+fn files_that_cannot_be_read_are_named_to_the_pusher() {
+    let Some(world) = World::new("files_that_cannot_be_read_are_named_to_the_pusher") else { return };
+    let odd = world.project("odd", &[("adamant.toml", &recipe("odd")), ("Makefile", "out:\n\techo > out\n")]);
+    let data = world.data.display().to_string();
+    let refused = |words: &[&str]| {
+        let text = refused(&odd);
+        says(&text, words);
+        assert!(!text.contains(&data), "a path of the server in:\n{text}");
+    };
+
+    let lock = odd.read("adamant.lock");
+    std::fs::rename(odd.dir.join("adamant.lock"), odd.dir.join("real.lock")).unwrap();
+    std::os::unix::fs::symlink("real.lock", odd.dir.join("adamant.lock")).unwrap();
+    odd.commit("the lock is a link");
+    refused(&["`adamant.lock`", "is a symbolic link, not a file", "commit a file there"]);
+    std::fs::remove_file(odd.dir.join("adamant.lock")).unwrap();
+    odd.write("adamant.lock/part", &lock);
+    odd.commit("the lock is a directory");
+    refused(&["`adamant.lock`", "is a directory, not a file", "commit a file there"]);
+    std::fs::remove_dir_all(odd.dir.join("adamant.lock")).unwrap();
+    odd.write("adamant.lock", &lock);
+    odd.write("real.toml", &odd.read("adamant.toml"));
+    std::fs::remove_file(odd.dir.join("adamant.toml")).unwrap();
+    std::os::unix::fs::symlink("real.toml", odd.dir.join("adamant.toml")).unwrap();
+    odd.commit("the recipe is a link");
+    refused(&["`adamant.toml`", "is a symbolic link, not a file"]);
+    std::fs::remove_file(odd.dir.join("adamant.toml")).unwrap();
+    std::fs::rename(odd.dir.join("real.toml"), odd.dir.join("adamant.toml")).unwrap();
+    odd.commit("as it should be");
+
+    // A name that git takes and no disk does.
+    let blob = odd.git(&["rev-parse", "HEAD:Makefile"]).ok();
+    let name = format!("src/{}", "n".repeat(300));
+    odd.git(&["update-index", "--add", "--cacheinfo", &format!("100644,{},{name}", blob.trim())]).ok();
+    odd.git(&["commit", "--quiet", "-m", "a long name"]).ok();
+    refused(&["`src/nnnnnnnn", "too long a name", "limit of 255", "rename"]);
+    let log = world.server.process.err.text();
+    assert!(!log.contains("push failed"), "the server blames itself:\n{log}");
+}
+
+#[test]
 fn commands_that_cannot_be_done_say_why() {
     let Some(mut world) = World::new("commands_that_cannot_be_done_say_why") else { return };
     let shop = &world.shop;

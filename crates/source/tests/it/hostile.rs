@@ -97,7 +97,17 @@ async fn trees_that_cannot_be_exported_say_why() {
     let commit = push(tree(&client, &[("100644", b"a\xff", file)]));
     let error = shop.export(commit, ".", &dest).await.unwrap_err();
     assert!(matches!(error, ExportError::Read(ReadError::NotUtf8(_))), "{error}");
+
+    let name = "n".repeat(256);
+    let inner = tree(&client, &[("100644", name.as_bytes(), file)]);
+    let commit = push(tree(&client, &[("40000", b"sub", inner)]));
+    for result in [shop.export(commit, ".", &dest).await, shop.tree(commit, ".").await] {
+        let text = result.unwrap_err().to_string();
+        assert!(text.starts_with("`sub/nnn") && text.contains("limit of 255"), "{text}");
+    }
     assert!(!dest.exists(), "nothing is written before all is checked");
+    let commit = push(tree(&client, &[("100644", &name.as_bytes()[1..], file)]));
+    shop.export(commit, ".", &dest).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

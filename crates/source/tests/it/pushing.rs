@@ -3,9 +3,10 @@
 use std::process::Stdio;
 use std::sync::Arc;
 
+use adamant_source::{Limits, Oid, Pending, Repositories, Repository};
 use tokio::sync::Notify;
 
-use crate::world::{Act, World, until};
+use crate::world::{Act, Client, World, until};
 
 /// Bytes that neither compress nor repeat.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -231,7 +232,6 @@ async fn refs_are_limited_in_number_and_place() {
     client.push_refused(&["main:refs/notes/x"], "only branches and tags");
     client.push_refused(&[&format!("main:refs/adamant/commits/{commit}")], "only branches and tags");
     client.push_refused(&["--atomic", "main"], "atomic");
-    client.push_refused(&["main:b1/below"], "b1");
     let shallow = world.client();
     shallow.ok(&["pull", "-q", "adamant", "b1"]);
     shallow.write("a", "2");
@@ -244,5 +244,171 @@ async fn refs_are_limited_in_number_and_place() {
     let output = shallow.run(&args);
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && text.contains("--unshallow"), "{text}");
+    world.assert_clean().await;
+}
+
+/// What a crash in the pipeline of a push of `main` leaves, opened again.
+async fn cut_off(world: &World, client: &Client, to: &str) -> Repository {
+    let go = Arc::new(Notify::new());
+    world.pipeline.then(Act::Wait(Arc::clone(&go)));
+    let mut pushing = client.command(&["push", "adamant", "--force", "main"]);
+    let mut pushing = pushing.stderr(Stdio::null()).spawn().unwrap();
+    let shop = world.shop().await;
+    until("the push is noted", async || !shop.pending().await.unwrap().is_empty()).await;
+    let dir = world.dir.path().join(to);
+    std::fs::create_dir(&dir).unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(shop.path()).arg(&dir).status().unwrap();
+    assert!(copied.success());
+    go.notify_one();
+    assert!(pushing.wait().unwrap().success());
+    Repositories::open(dir, Limits::default()).await.unwrap().get("shop").await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_was_cut_off_is_completed_or_forgotten() {
+    let world = World::new().await;
+    let client = world.client();
+    client.write("a", "1");
+    let first = client.commit("One");
+    let main = async |shop: &Repository| shop.branches().await.unwrap().get("main").copied();
+    let refname = "refs/heads/main".to_owned();
+
+    let shop = cut_off(&world, &client, "created").await;
+    let created = Pending { refname: refname.clone(), old: None, new: first };
+    assert_eq!(main(&shop).await, None);
+    assert_eq!(shop.pending().await.unwrap(), vec![created.clone()]);
+    assert!(shop.complete(&created).await.unwrap());
+    assert_eq!(main(&shop).await, Some(first));
+    assert_eq!(shop.pending().await.unwrap(), []);
+    // Completed once: who deletes it afterwards has the last word.
+    shop.remove_branch("main", first).await.unwrap();
+    assert!(!shop.complete(&created).await.unwrap());
+    assert_eq!(main(&shop).await, None);
+
+    client.write("a", "2");
+    let second = client.commit("Two");
+    let shop = cut_off(&world, &client, "forgotten").await;
+    let moved = Pending { refname, old: Some(first), new: second };
+    assert_eq!(shop.pending().await.unwrap(), vec![moved.clone()]);
+    shop.forget(&created).await.unwrap();
+    assert_eq!(shop.pending().await.unwrap(), vec![moved.clone()], "another push");
+    shop.forget(&moved).await.unwrap();
+    assert_eq!(shop.pending().await.unwrap(), []);
+    assert_eq!(main(&shop).await, Some(first));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_that_moved_since_is_not_moved_by_a_push_that_was_cut_off() {
+    let world = World::new().await;
+    let client = world.client();
+    client.write("a", "1");
+    let first = client.commit("One");
+    client.push_ok(&["main"]);
+    client.write("a", "2");
+    let second = client.commit("Two");
+    let shop = cut_off(&world, &client, "cut").await;
+    let [push] = shop.pending().await.unwrap().try_into().unwrap();
+
+    // Away and back again: it stands where the push found it, and is not where it was.
+    shop.set_branch("main", Some(first), second).await.unwrap();
+    shop.set_branch("main", Some(second), first).await.unwrap();
+    assert_eq!(shop.pending().await.unwrap(), []);
+    assert!(!shop.complete(&push).await.unwrap());
+    assert_eq!(shop.branches().await.unwrap().get("main"), Some(&first));
+
+    // A branch that somebody moved while the note was there.
+    client.write("a", "3");
+    let third = client.commit("Three");
+    let shop = cut_off(&world, &client, "elsewhere").await;
+    let [push] = shop.pending().await.unwrap().try_into().unwrap();
+    assert_eq!((push.old, push.new), (Some(second), third));
+    std::fs::write(shop.path().join("refs/heads/main"), format!("{first}\n")).unwrap();
+    assert!(!shop.complete(&push).await.unwrap());
+    assert_eq!(shop.branches().await.unwrap().get("main"), Some(&first));
+    assert_eq!(shop.pending().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_ended_leaves_no_note() {
+    let world = World::new().await;
+    let client = world.client();
+    let shop = world.shop().await;
+    let pending = async || shop.pending().await.unwrap();
+    client.write("a", "1");
+    client.commit("One");
+    client.push_ok(&["main", "main:topic"]);
+    assert_eq!(pending().await, []);
+    client.write("a", "2");
+    client.commit("Two");
+    world.pipeline.then(Act::Refuse("no"));
+    client.push_refused(&["main"], "no");
+    assert_eq!(pending().await, []);
+    world.pipeline.then(Act::Panic);
+    client.push_refused(&["main"], "internal error");
+    assert_eq!(pending().await, []);
+    client.ok(&["tag", "v1"]);
+    client.push_ok(&["v1"]);
+    client.push_ok(&["--delete", "topic"]);
+    assert_eq!(pending().await, []);
+
+    // A note that stayed, as after a start that could not complete it, and a deleted branch.
+    let dir = shop.path().join("pending");
+    let commit: Oid = client.head();
+    let name = adamant_digest::Digest::of(b"refs/heads/topic").hex();
+    std::fs::write(dir.join(&name), format!("{:040} {commit} refs/heads/topic\n", 0)).unwrap();
+    std::fs::write(dir.join(".tmp-x"), "half a no").unwrap();
+    assert_eq!(pending().await.len(), 1);
+    client.push_ok(&["main:topic"]);
+    assert_eq!(pending().await, []);
+    let old = client.ok(&["rev-parse", "main~1"]);
+    std::fs::write(dir.join(&name), format!("{commit} {old} refs/heads/topic\n")).unwrap();
+    client.push_ok(&["--delete", "topic"]);
+    assert_eq!(pending().await, []);
+    std::fs::write(dir.join(&name), "damaged").unwrap();
+    assert_eq!(pending().await, []);
+    let again = Repositories::open(shop.path().parent().unwrap().to_owned(), Limits::default()).await.unwrap();
+    again.get("shop").await.unwrap();
+    assert!(!dir.join(".tmp-x").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_git_cannot_have_beside_each_other_never_reach_the_pipeline() {
+    let world = World::new().await;
+    let client = world.client();
+    client.write("a", "1");
+    client.commit("One");
+    client.push_ok(&["main", "main:topic/x/y", "main:mainly", "main:refs/tags/v1"]);
+    let seen = world.pipeline.seen().len();
+    for (name, other) in [("main/sub", "main"), ("main/a/b", "main"), ("topic", "topic/x/y"), ("topic/x", "topic/x/y")]
+    {
+        let text = client.push_refused(&[&format!("main:refs/heads/{name}")], &format!("there is a branch `{other}`"));
+        assert!(text.contains(&format!("`{name}`")) && text.contains(&format!("delete `{other}` first")), "{text}");
+    }
+    let text = client.push_refused(&["main:refs/tags/v1/sub"], "there is a tag `v1`");
+    assert!(!text.contains("delete"), "{text}");
+    assert_eq!(world.pipeline.seen().len(), seen);
+    client.push_ok(&["main:topic/x/z", "main:topic/y", "main:mai", "main:refs/tags/main/v1"]);
+    client.push_ok(&["--delete", "mainly"]);
+    client.push_ok(&["main:mainly/sub"]);
+    assert_eq!(world.shop().await.pending().await.unwrap(), []);
+
+    // Two at once: the second waits, and is refused if the first came through.
+    let seen = world.pipeline.seen().len();
+    let go = Arc::new(Notify::new());
+    world.pipeline.then(Act::Wait(Arc::clone(&go)));
+    let mut first = client.command(&["push", "adamant", "main:new"]).stderr(Stdio::null()).spawn().unwrap();
+    until("the first is at work", async || world.pipeline.seen().len() > seen).await;
+    let mut second = client.command(&["push", "adamant", "main:new/sub"]);
+    let mut second = second.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(second.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("remote: waiting for another push to new") {
+        assert_ne!(std::io::BufRead::read_line(&mut said, &mut text).unwrap(), 0, "{text}");
+    }
+    go.notify_one();
+    assert!(first.wait().unwrap().success());
+    std::io::Read::read_to_string(&mut said, &mut text).unwrap();
+    assert!(!second.wait().unwrap().success() && text.contains("there is a branch `new`"), "{text}");
+    assert_eq!(world.pipeline.seen().len(), seen + 1);
     world.assert_clean().await;
 }
