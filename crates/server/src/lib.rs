@@ -16,6 +16,7 @@ mod opening;
 mod pipeline;
 mod platform;
 mod running;
+mod serving;
 mod ship;
 mod startup;
 mod views;

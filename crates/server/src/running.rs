@@ -14,6 +14,7 @@ use crate::error::Problem;
 use crate::http::{self, Rim};
 use crate::metrics::Metrics;
 use crate::platform::{Config, Platform};
+use crate::serving::{self, Bounds};
 
 /// How long work under way gets at a stop before the process ends; a restart resumes it.
 const GRACE: Duration = Duration::from_secs(10);
@@ -64,7 +65,7 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     let socket = control::listen(&data)?;
     let url = platform.base_url();
     let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
-    let (stopping, control_stop) = (until(&stop), until(&stop));
+    let control_stop = until(&stop);
     tasks.spawn(async move {
         tokio::select! {
             () = control::serve(socket, auth, url) => {}
@@ -72,12 +73,7 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         }
     });
     let router = http::router(rim);
-    tasks.spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stopping).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "serving ended");
-        }
-    });
+    tasks.spawn(serving::serve(listener, router, Bounds::of_this_process(), tasks.clone(), stop.clone()));
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
     tracing::info!(%address, data = %data.display(), "serving");

@@ -1,9 +1,14 @@
 //! Who may do what, from the outside.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 
 use crate::client::{Ask, get};
-use crate::world::World;
+use crate::process::{Background, run};
+use crate::template::exe;
+use crate::world::{Server, World, fresh, up};
 
 #[test]
 fn loopback_is_no_trust_boundary() {
@@ -90,4 +95,31 @@ fn secrets_are_readable_by_their_owner_alone() {
     assert!(keys >= 4, "{keys} keys");
     let config = world.shop.read(".git/config");
     assert!(!config.contains(&world.token()), "a token in .git/config");
+}
+
+#[test]
+fn idle_connections_do_not_take_the_server_down() {
+    let data = fresh("idle_connections_do_not_take_the_server_down").join("data");
+    let plain = up(&data, exe(), &[]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 256; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    let mut server = Server::of(Background::spawn(&mut command), &data, exe());
+    let authority = server.url.trim_start_matches("http://").to_owned();
+    let open = |_| {
+        let mut stream = TcpStream::connect(&authority).unwrap();
+        // A client that was ended meanwhile is what is tested.
+        let _ = write!(stream, "GET /healthz HTTP/1.1\r\nHost: {authority}\r\n");
+        stream
+    };
+    let idle: Vec<_> = (0..300).map(open).collect();
+    let healthy = get(&format!("{}/healthz", server.url)).unwrap();
+    assert_eq!((healthy.status, healthy.text().as_str()), (200, "ok\n"));
+    let token = run(Command::new(exe()).args(["token", "--data"]).arg(&data)).ok();
+    let listed = Ask::new("GET", "/api/v1/projects").token(token.trim()).send(&server.url).unwrap();
+    assert_eq!(listed.status, 200);
+    // Nor do they hold its end up.
+    let stopping = std::time::Instant::now();
+    server.stop();
+    assert!(stopping.elapsed().as_secs() < 8, "{:?}", stopping.elapsed());
+    drop(idle);
 }
