@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
 use crate::error::Problem;
+use crate::opening::Claimed;
 use crate::platform::{Config, Platform};
 
 /// How long a deployment waits for another change of the same environment to end.
@@ -189,9 +190,12 @@ pub(crate) async fn down(data: &Path, exe: &Path) -> Result<usize, Problem> {
         return Err(Problem::usage(format!("{} holds no adamant data", data.display())).hint("pass `--data DIR`"));
     }
     // Without the lock a server is up and would bring everything back.
-    let _lock = adamant_store::DataLock::acquire(data).map_err(|e| {
-        Problem::new(Class::Unavailable, e.to_string()).hint("stop the server first, with Ctrl-C or SIGTERM")
-    })?;
+    let _claim = match crate::opening::claim(data)? {
+        Claimed::Ours(claim) => claim,
+        Claimed::Held { problem, .. } => {
+            return Err(problem.hint("stop the server first, with Ctrl-C or SIGTERM"));
+        }
+    };
     let blobs: Arc<dyn BlobStore> = Arc::new(adamant_store::FsBlobs::open(&data.join("blobs"))?);
     let local = Local::open(Options::new(data, exe.to_owned()), blobs).map_err(|e| local_problem(&e))?;
     let running = local.observe().await.map_err(|e| local_problem(&e))?.iter().map(|o| o.instances.len()).sum();

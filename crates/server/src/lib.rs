@@ -25,6 +25,6 @@ pub use doctor::{Check, doctor};
 pub use error::Problem;
 pub use fsck::fsck;
 pub use hosting::verify_evidence;
-pub use opening::Proxy;
+pub use opening::{Claim, Claimed, Proxy, claim};
 pub use platform::{Config, Platform};
 pub use running::{Running, down, rollback_offline, start};

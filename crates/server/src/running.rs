@@ -13,6 +13,7 @@ use crate::control;
 use crate::error::Problem;
 use crate::http::{self, Rim};
 use crate::metrics::Metrics;
+use crate::opening::Claim;
 use crate::platform::{Config, Platform};
 use crate::serving::{self, Bounds};
 
@@ -167,14 +168,16 @@ impl Running {
     }
 }
 
-/// A rollback while no server holds the data directory: the same decision, facts and switch.
+/// A rollback while no server holds the data directory, which `claim` is of: the same decision,
+/// facts and switch.
 pub async fn rollback_offline(
     config: Config,
+    claim: Claim,
     project: &str,
     ask: &Rollback,
     say: &(dyn Fn(String) + Send + Sync),
 ) -> Result<Deployed, Problem> {
-    let platform = Platform::open(config).await?;
+    let platform = Platform::open_claimed(config, claim).await?;
     let uid = rustix::process::geteuid().as_raw();
     let by = control::user_name(uid).unwrap_or_else(|| format!("uid {uid}"));
     let done = platform.rollback(project, ask, &by, say).await;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adamant_api::{Deployed, Rollback};
-use adamant_server::{Config, Running};
+use adamant_server::{Claim, Config, Running};
 
 use crate::output::{self, Failure, say};
 
@@ -45,7 +45,12 @@ pub(super) async fn down(data: &Path) -> Result<ExitCode, Failure> {
 }
 
 /// A rollback by the owner of the data directory while no server holds it.
-pub(super) async fn rollback_offline(data: &Path, project: &str, ask: &Rollback) -> Result<Deployed, Failure> {
+pub(super) async fn rollback_offline(
+    data: &Path,
+    claim: Claim,
+    project: &str,
+    ask: &Rollback,
+) -> Result<Deployed, Failure> {
     let config = config(data.to_owned(), SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    Ok(adamant_server::rollback_offline(config, project, ask, &|line| output::progress(&line)).await?)
+    Ok(adamant_server::rollback_offline(config, claim, project, ask, &|line| output::progress(&line)).await?)
 }
