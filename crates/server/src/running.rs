@@ -187,8 +187,7 @@ pub async fn rollback_offline(
     done
 }
 
-/// Ends all instances and fronts of a data directory, and its server if one runs. Gives how many
-/// processes ended.
-pub async fn down(data: &Path, exe: &Path) -> Result<usize, Problem> {
+/// Ends all instances and fronts of a data directory that no server holds. Gives how many ran.
+pub async fn down(data: &Path, exe: &Path) -> Result<adamant_deploy::Down, Problem> {
     crate::hosting::down(data, exe).await
 }

@@ -40,7 +40,13 @@ pub(super) async fn up(config: Config) -> Result<ExitCode, Failure> {
 
 pub(super) async fn down(data: &Path) -> Result<ExitCode, Failure> {
     let stopped = adamant_server::down(data, &std::env::current_exe()?).await?;
-    output::result(format!("{stopped} processes stopped"))?;
+    let counted = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    output::result(match (stopped.instances, stopped.fronts) {
+        (0, 0) => "nothing ran".to_owned(),
+        (instances, fronts) => {
+            format!("{} and {} stopped", counted(instances, "instance"), counted(fronts, "front"))
+        }
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

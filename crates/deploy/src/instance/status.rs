@@ -85,13 +85,13 @@ pub(crate) fn look(dir: &Path) -> InstanceStatus {
 }
 
 /// Stops program and supervisor; succeeds if there is none.
-pub(crate) fn stop(dir: &Path) -> io::Result<()> {
+pub(crate) fn stop(dir: &Path) -> io::Result<bool> {
     match ask(dir, &Ask::Stop { v: 1 }, Duration::from_secs(20)) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(false),
         // It went away while it was asked, which is what was asked for.
-        Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Ok(true),
         Err(e) => Err(e),
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
     }
 }
 
