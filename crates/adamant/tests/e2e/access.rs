@@ -1,6 +1,6 @@
 //! Who may do what, from the outside.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -95,6 +95,28 @@ fn secrets_are_readable_by_their_owner_alone() {
     assert!(keys >= 4, "{keys} keys");
     let config = world.shop.read(".git/config");
     assert!(!config.contains(&world.token()), "a token in .git/config");
+}
+
+#[test]
+fn a_request_is_for_one_host() {
+    let data = fresh("a_request_is_for_one_host").join("data");
+    let server = Server::start(&data, exe(), &[]);
+    let host = server.url.trim_start_matches("http://");
+    let status = |ask: Ask<'_>| ask.send(&server.url).unwrap().status;
+    let (ours, theirs) = (format!("http://{host}/healthz"), "http://evil.example/healthz");
+    assert_eq!(status(Ask::new("GET", &ours)), 200);
+    for (first, second) in [(host, "evil.example"), ("evil.example", host), (host, host)] {
+        assert_eq!(status(Ask::new("GET", "/healthz").header("Host", first).header("Host", second)), 400);
+    }
+    assert_eq!(status(Ask::new("GET", theirs)), 400);
+    assert_eq!(status(Ask::new("GET", &ours).header("Host", "evil.example")), 400);
+    assert_eq!(status(Ask::new("GET", theirs).header("Host", "evil.example")), 421);
+    // None at all.
+    let mut bare = TcpStream::connect(host).unwrap();
+    bare.write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    bare.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }
 
 #[test]
