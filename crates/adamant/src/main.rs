@@ -34,8 +34,9 @@ fn main() -> ExitCode {
     };
     let json = arguments.json;
     let result = runtime.block_on(commands::run(arguments));
-    // A blocked read of a terminal must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    // A blocked read of a terminal must not keep the process, nor work that a server which stops
+    // has given its time already.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     match result {
         Ok(code) => code,
         Err(failure) => output::report(&failure, json),

@@ -64,6 +64,12 @@ impl From<ClientError> for Failure {
             ClientError::Off { ref data, ref source } => Self::new(Class::Unavailable, error.to_string())
                 .cause(source)
                 .hint(format!("start it: `adamant up --data {}`", data.display())),
+            ClientError::Silent { process, .. } => {
+                let named = process.map_or_else(|| "the server".to_owned(), |process| format!("process {process}"));
+                Self::new(Class::Unavailable, error.to_string()).hint(format!(
+                    "stop {named} (SIGKILL if it must be), then `adamant up`; a rollback works without a server"
+                ))
+            }
             ClientError::Broken { .. } => Self::new(Class::Unavailable, error.to_string())
                 .hint("what was acknowledged is kept; run the command again"),
             ClientError::Answer(_) => Self::new(Class::Internal, error.to_string())

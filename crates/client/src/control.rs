@@ -1,6 +1,7 @@
 //! The way to a server on this machine: a socket in its data directory that only its owner can
 //! open, and a token handed out over it.
 
+use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use crate::ClientError;
+
+/// How long the control socket may take for an answer, in seconds.
+const WAIT_S: u64 = 10;
 
 /// A server this process may talk to.
 #[derive(Clone)]
@@ -59,13 +63,28 @@ async fn ask(data: &Path, request: &Control) -> Result<ControlAnswer, ClientErro
         let mut answer = String::new();
         // One line of a few hundred bytes; the limit keeps a wrong peer from filling memory.
         let limited = tokio::io::AsyncReadExt::take(read, 64 * 1024);
-        BufReader::new(limited).read_line(&mut answer).await.map_err(off)?;
+        let read = BufReader::new(limited).read_line(&mut answer).await.map_err(off)?;
+        if read == 0 {
+            // It ended before it could answer.
+            let text = "it closed the connection without an answer";
+            return Err(off(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text)));
+        }
         serde_json::from_str(&answer)
             .map_err(|_| ClientError::Answer(format!("control socket said `{}`", answer.trim())))
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), exchange)
-        .await
-        .map_err(|_| ClientError::Answer("the control socket did not answer in 10 s".to_owned()))?
+    tokio::time::timeout(std::time::Duration::from_secs(WAIT_S), exchange).await.map_err(|_| ClientError::Silent {
+        data: data.to_owned(),
+        process: holder(data),
+        wait_s: WAIT_S,
+    })?
+}
+
+/// The process that noted itself in the lock file of `data`.
+fn holder(data: &Path) -> Option<u32> {
+    let mut note = String::new();
+    let file = std::fs::File::open(data.join("lock")).ok()?;
+    std::io::Read::take(file, 32).read_to_string(&mut note).ok()?;
+    note.trim().parse().ok()
 }
 
 /// Connects through `/proc/self/fd` where the path is longer than a socket address holds.

@@ -31,6 +31,16 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
+    /// Somebody listens but says nothing: stopped, or far too busy.
+    #[error("{} holds {} but does not answer: nothing came within {wait_s} s", holder(*process), data.display())]
+    Silent {
+        /// The data directory.
+        data: PathBuf,
+        /// The process that holds it, if it noted that.
+        process: Option<u32>,
+        /// How long it was waited for, in seconds.
+        wait_s: u64,
+    },
     /// The connection broke.
     #[error("the connection to {url} broke: {problem}")]
     Broken {
@@ -45,6 +55,10 @@ pub enum ClientError {
     /// The answer is not what the interface promises.
     #[error("the server's answer is not understood: {0}")]
     Answer(String),
+}
+
+fn holder(process: Option<u32>) -> String {
+    process.map_or_else(|| "a server".to_owned(), |process| format!("a server (process {process})"))
 }
 
 impl Server {

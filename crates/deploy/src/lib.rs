@@ -20,7 +20,7 @@ mod tree;
 pub use front::front;
 pub use instance::{Claim, InstanceStatus, Phase, Verify, instance};
 pub use local::{
-    Applied, ApplyError, Event, InstanceView, Local, LocalError, LogFollower, LogLine, Observed, Options, Outcome,
-    Record,
+    Applied, ApplyError, Down, Event, InstanceView, Local, LocalError, LogFollower, LogLine, Observed, Options,
+    Outcome, Record,
 };
 pub use tree::{Damage, HashError, ImageConfig, ImageError, Trees, UnpackError, Unpacked, check_tree};

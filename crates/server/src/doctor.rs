@@ -37,15 +37,19 @@ pub fn doctor(exe: PathBuf) -> Vec<Check> {
             let why = host.limits_reason.unwrap_or_default();
             let limit = |there: bool, what: &str| {
                 if there {
-                    Ok(format!("{what} of a build is limited as a whole"))
+                    Ok(format!("{what} is limited as a whole"))
                 } else {
-                    Err(format!("{what} of a build is not limited as a whole: {why}"))
+                    Err(format!("{what} is not limited as a whole: {why}"))
                 }
             };
             let spaces = host.user_namespaces.map(|()| "user, mount, pid, network, ipc and uts".to_owned());
             checks.push(check("namespaces", true, spaces));
-            checks.push(check("memory limit", false, limit(host.memory_limit, "memory")));
-            checks.push(check("process limit", false, limit(host.pids_limit, "the number of processes")));
+            checks.push(check("memory limit", false, limit(host.memory_limit, "memory of a build")));
+            checks.push(check(
+                "process limit",
+                false,
+                limit(host.pids_limit, "the number of processes of a build or instance"),
+            ));
         }
         Err(error) => checks.push(check("namespaces", true, Err(error.to_string()))),
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use adamant_api::Class;
 use adamant_attest::predicate::{Observation, State};
 use adamant_audit::{Capsule, Trust};
-use adamant_deploy::{Applied, ApplyError, Claim, Local, LocalError, Options, Outcome};
+use adamant_deploy::{Applied, ApplyError, Claim, Down, Local, LocalError, Options, Outcome};
 use adamant_digest::Digest;
 use adamant_release::{Release, Rollout};
 use adamant_store::BlobStore;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
 use crate::error::Problem;
+use crate::opening::Claimed;
 use crate::platform::{Config, Platform};
 
 /// How long a deployment waits for another change of the same environment to end.
@@ -120,6 +121,13 @@ impl Platform {
         }
     }
 
+    /// Whether anything was ever healthy there and is to run.
+    pub(crate) async fn runs(&self, project: &str, environment: &str) -> bool {
+        // Whoever cannot look does not know of anything.
+        let observed = self.local.observe().await.unwrap_or_default();
+        observed.iter().any(|o| o.project == project && o.environment == environment && o.generation > 0)
+    }
+
     /// What the instances of an environment say, as text lines.
     pub(crate) async fn instance_log(
         &self,
@@ -190,17 +198,18 @@ pub(crate) fn check_trees(data: &Path, find: &mut impl FnMut(String, String)) ->
 }
 
 /// Ends everything a data directory runs.
-pub(crate) async fn down(data: &Path, exe: &Path) -> Result<usize, Problem> {
+pub(crate) async fn down(data: &Path, exe: &Path) -> Result<Down, Problem> {
     if !data.join("adamant.db").exists() {
         return Err(Problem::usage(format!("{} holds no adamant data", data.display())).hint("pass `--data DIR`"));
     }
     // Without the lock a server is up and would bring everything back.
-    let _lock = adamant_store::DataLock::acquire(data).map_err(|e| {
-        Problem::new(Class::Unavailable, e.to_string()).hint("stop the server first, with Ctrl-C or SIGTERM")
-    })?;
+    let _claim = match crate::opening::claim(data)? {
+        Claimed::Ours(claim) => claim,
+        Claimed::Held { problem, .. } => {
+            return Err(problem.hint("stop the server first, with Ctrl-C or SIGTERM"));
+        }
+    };
     let blobs: Arc<dyn BlobStore> = Arc::new(adamant_store::FsBlobs::open(&data.join("blobs"))?);
     let local = Local::open(Options::new(data, exe.to_owned()), blobs).map_err(|e| local_problem(&e))?;
-    let running = local.observe().await.map_err(|e| local_problem(&e))?.iter().map(|o| o.instances.len()).sum();
-    local.down().await.map_err(|e| local_problem(&e))?;
-    Ok(running)
+    local.down().await.map_err(|e| local_problem(&e))
 }

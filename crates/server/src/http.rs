@@ -113,7 +113,10 @@ impl From<Problem> for ApiFailure {
 async fn guard(State(rim): Shared, request: Request, next: Next) -> Response {
     rim.metrics.request(request.uri().path());
     let headers = request.headers();
-    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let host = match host(&request) {
+        Ok(host) => host,
+        Err(error) => return ApiFailure(error, StatusCode::BAD_REQUEST.as_u16()).into_response(),
+    };
     if !rim.serves(host) {
         let error = ApiError::new(Class::Denied, format!("this server does not answer for the host `{host}`"))
             .hint(format!("use http://{}", rim.address));
@@ -130,6 +133,24 @@ async fn guard(State(rim): Shared, request: Request, next: Next) -> Response {
     headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     response
+}
+
+/// The one host a request is for. Whoever stands before this server, or reads its log, must not be
+/// able to take the request for another one (RFC 9112 §3.2).
+fn host(request: &Request) -> Result<&str, ApiError> {
+    let mut named = request.headers().get_all(header::HOST).iter();
+    let (Some(host), None) = (named.next(), named.next()) else {
+        let error = ApiError::new(Class::Usage, "the request names no host, or several");
+        return Err(error.hint("send one `Host` header"));
+    };
+    let host = host.to_str().unwrap_or_default();
+    match request.uri().authority() {
+        Some(authority) if authority.as_str() != host => {
+            let text = format!("the request is for `{authority}` and its `Host` is `{host}`");
+            Err(ApiError::new(Class::Usage, text).hint("send the path alone, with one `Host` header"))
+        }
+        _ => Ok(host),
+    }
 }
 
 impl Rim {

@@ -12,7 +12,7 @@ use adamant_fetch::Fetcher;
 use adamant_ledger::{Keys, SqliteLedger};
 use adamant_registry::Registry;
 use adamant_sandbox::Sandbox;
-use adamant_store::{BlobStore, Ledger};
+use adamant_store::{BlobStore, DataLock, DataLockError, Ledger};
 
 use crate::error::Problem;
 use crate::platform::Config;
@@ -34,6 +34,47 @@ impl Proxy {
             http: first(&["http_proxy", "all_proxy", "ALL_PROXY"]),
             https: first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
             exempt: first(&["no_proxy", "NO_PROXY"]),
+        }
+    }
+}
+
+/// A data directory that is this process's alone until dropped.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: DataLock,
+}
+
+/// Whether a data directory could be had.
+#[derive(Debug)]
+pub enum Claimed {
+    /// It is ours.
+    Ours(Claim),
+    /// Another process works on it, a server most likely.
+    Held {
+        /// The process, if it noted itself.
+        process: Option<u32>,
+        /// For whoever does not wait for it.
+        problem: Problem,
+    },
+}
+
+/// Claims a data directory, making it if it is not there. Does not wait.
+pub fn claim(data: &Path) -> Result<Claimed, Problem> {
+    std::fs::create_dir_all(data).map_err(|e| {
+        Problem::usage(format!("cannot use {} as data directory", data.display())).cause(e).hint("pass `--data DIR`")
+    })?;
+    std::fs::set_permissions(data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    match DataLock::acquire(data) {
+        Ok(lock) => Ok(Claimed::Ours(Claim { _lock: lock })),
+        Err(error) => {
+            let problem = Problem::new(Class::Unavailable, error.to_string());
+            match error {
+                DataLockError::Held { pid, .. } => Ok(Claimed::Held {
+                    process: pid,
+                    problem: problem.hint("a server is stopped with Ctrl-C or SIGTERM; `adamant down` stops none"),
+                }),
+                DataLockError::Io { .. } => Err(problem),
+            }
         }
     }
 }

@@ -17,13 +17,14 @@ use adamant_ledger::SqliteLedger;
 use adamant_registry::Registry;
 use adamant_release::{Configuration, Document, Policy, Release};
 use adamant_source::{Oid, Push, Receiver, Repositories, Repository};
-use adamant_store::{BlobStore, BoxFuture, Chain, DataLock, Fact, FsBlobs, Ledger, Receipt, Subject};
+use adamant_store::{BlobStore, BoxFuture, Chain, Fact, FsBlobs, Ledger, Receipt, Subject};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::error::Problem;
 use crate::facts::Facts;
 use crate::logs::Logs;
+use crate::opening::{Claim, Claimed};
 
 /// Where a server keeps its data and what it may reach.
 #[derive(Debug, Clone)]
@@ -72,7 +73,7 @@ pub struct Platform {
     rebuilt: watch::Sender<u64>,
     pub(crate) rebuild_slot: Arc<tokio::sync::Semaphore>,
     /// Last: everything else is closed before the directory is free.
-    _lock: DataLock,
+    _claim: Claim,
 }
 
 /// What is being worked on now; known to this process alone.
@@ -107,18 +108,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Platform {
     /// Opens or creates a data directory with everything in it.
     pub async fn open(config: Config) -> Result<Arc<Self>, Problem> {
+        match crate::opening::claim(&config.data)? {
+            Claimed::Ours(claim) => Self::open_claimed(config, claim).await,
+            Claimed::Held { problem, .. } => Err(problem),
+        }
+    }
+
+    /// Opens a data directory with everything in it, that of `config`.
+    pub(crate) async fn open_claimed(config: Config, claim: Claim) -> Result<Arc<Self>, Problem> {
         let data = config.data.clone();
-        std::fs::create_dir_all(&data).map_err(|e| {
-            Problem::usage(format!("cannot use {} as data directory", data.display()))
-                .cause(e)
-                .hint("pass `--data DIR`")
-        })?;
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        std::fs::set_permissions(&data, private)?;
-        let guard = DataLock::acquire(&data).map_err(|e| {
-            Problem::new(adamant_api::Class::Unavailable, e.to_string())
-                .hint("is a server running? `adamant down` stops it")
-        })?;
         let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
         let ledger = Arc::new(crate::opening::ledger(&data).await?);
         let origin = ledger.trust_values().origin.clone();
@@ -151,7 +149,7 @@ impl Platform {
             active: Arc::default(),
             rebuilt: watch::channel(0).0,
             rebuild_slot: Arc::new(tokio::sync::Semaphore::new(1)),
-            _lock: guard,
+            _claim: claim,
         }))
     }
 

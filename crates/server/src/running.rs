@@ -13,7 +13,9 @@ use crate::control;
 use crate::error::Problem;
 use crate::http::{self, Rim};
 use crate::metrics::Metrics;
+use crate::opening::Claim;
 use crate::platform::{Config, Platform};
+use crate::serving::{self, Bounds};
 
 /// How long work under way gets at a stop before the process ends; a restart resumes it.
 const GRACE: Duration = Duration::from_secs(10);
@@ -64,7 +66,7 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     let socket = control::listen(&data)?;
     let url = platform.base_url();
     let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
-    let (stopping, control_stop) = (until(&stop), until(&stop));
+    let control_stop = until(&stop);
     tasks.spawn(async move {
         tokio::select! {
             () = control::serve(socket, auth, url) => {}
@@ -72,12 +74,7 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         }
     });
     let router = http::router(rim);
-    tasks.spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stopping).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "serving ended");
-        }
-    });
+    tasks.spawn(serving::serve(listener, router, Bounds::of_this_process(), tasks.clone(), stop.clone()));
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
     tracing::info!(%address, data = %data.display(), "serving");
@@ -171,14 +168,16 @@ impl Running {
     }
 }
 
-/// A rollback while no server holds the data directory: the same decision, facts and switch.
+/// A rollback while no server holds the data directory, which `claim` is of: the same decision,
+/// facts and switch.
 pub async fn rollback_offline(
     config: Config,
+    claim: Claim,
     project: &str,
     ask: &Rollback,
     say: &(dyn Fn(String) + Send + Sync),
 ) -> Result<Deployed, Problem> {
-    let platform = Platform::open(config).await?;
+    let platform = Platform::open_claimed(config, claim).await?;
     let uid = rustix::process::geteuid().as_raw();
     let by = control::user_name(uid).unwrap_or_else(|| format!("uid {uid}"));
     let done = platform.rollback(project, ask, &by, say).await;
@@ -188,8 +187,7 @@ pub async fn rollback_offline(
     done
 }
 
-/// Ends all instances and fronts of a data directory, and its server if one runs. Gives how many
-/// processes ended.
-pub async fn down(data: &Path, exe: &Path) -> Result<usize, Problem> {
+/// Ends all instances and fronts of a data directory that no server holds. Gives how many ran.
+pub async fn down(data: &Path, exe: &Path) -> Result<adamant_deploy::Down, Problem> {
     crate::hosting::down(data, exe).await
 }

@@ -251,9 +251,11 @@ impl Platform {
         match seen.state {
             State::Healthy => Ok(done),
             State::Failed | State::Drift => {
+                let runs = self.runs(&project, &environment).await;
+                let before = if runs { "what ran before runs on" } else { "nothing runs there yet" };
                 Err(Problem::no(format!("{} did not become healthy in {environment}", done.release))
                     .cause(seen.detail)
-                    .hint(format!("what ran before runs on; see `adamant logs {environment} --project {project}`")))
+                    .hint(format!("{before}; see `adamant logs {environment} --project {project}`")))
             }
         }
     }

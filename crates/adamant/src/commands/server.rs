@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adamant_api::{Deployed, Rollback};
-use adamant_server::{Config, Running};
+use adamant_server::{Claim, Config, Running};
 
 use crate::output::{self, Failure, say};
 
@@ -40,12 +40,23 @@ pub(super) async fn up(config: Config) -> Result<ExitCode, Failure> {
 
 pub(super) async fn down(data: &Path) -> Result<ExitCode, Failure> {
     let stopped = adamant_server::down(data, &std::env::current_exe()?).await?;
-    output::result(format!("{stopped} processes stopped"))?;
+    let counted = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    output::result(match (stopped.instances, stopped.fronts) {
+        (0, 0) => "nothing ran".to_owned(),
+        (instances, fronts) => {
+            format!("{} and {} stopped", counted(instances, "instance"), counted(fronts, "front"))
+        }
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A rollback by the owner of the data directory while no server holds it.
-pub(super) async fn rollback_offline(data: &Path, project: &str, ask: &Rollback) -> Result<Deployed, Failure> {
+pub(super) async fn rollback_offline(
+    data: &Path,
+    claim: Claim,
+    project: &str,
+    ask: &Rollback,
+) -> Result<Deployed, Failure> {
     let config = config(data.to_owned(), SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    Ok(adamant_server::rollback_offline(config, project, ask, &|line| output::progress(&line)).await?)
+    Ok(adamant_server::rollback_offline(config, claim, project, ask, &|line| output::progress(&line)).await?)
 }

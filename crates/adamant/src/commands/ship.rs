@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use adamant_api::{Config, ConfigChange, Deployed, Promote, Rollback};
-use adamant_client::ClientError;
+use adamant_client::{ClientError, Server};
+use adamant_server::{Claim, Claimed};
 
 use super::{connect, segment, server};
 use crate::output::{self, Failure, say};
 use crate::project;
+
+/// How long a rollback waits for a process that holds the data directory and does not serve: more
+/// than a server needs to stop.
+const HOLDER_WAIT: Duration = Duration::from_secs(30);
 
 pub(super) async fn promote(
     data: Option<&Path>,
@@ -43,18 +49,49 @@ pub(super) async fn rollback(
     };
     let data = project::data_dir(data)?;
     let request = Rollback { environment, to, reason };
-    let deployed = match adamant_client::connect(&data).await {
-        Ok(server) => {
+    let deployed = match way(&data).await? {
+        Way::Server(server) => {
             let path = format!("/projects/{}/rollback", segment(&project));
             server.stream(&path, &request, output::progress).await?
         }
-        Err(ClientError::Off { .. }) => {
+        Way::Alone(claim) => {
             say("no server runs here; rolling back without it");
-            server::rollback_offline(&data, &project, &request).await?
+            server::rollback_offline(&data, claim, &project, &request).await?
         }
-        Err(error) => return Err(error.into()),
     };
     print_deployed(&deployed, json)
+}
+
+/// Who rolls back: the server, or this process while there is none.
+enum Way {
+    Server(Server),
+    Alone(Claim),
+}
+
+/// Finds whoever can roll back. A server that is starting or stopping does not answer and holds
+/// the data directory: it is waited for, to do either.
+async fn way(data: &Path) -> Result<Way, Failure> {
+    let give_up = Instant::now() + HOLDER_WAIT;
+    let mut told = false;
+    loop {
+        match adamant_client::connect(data).await {
+            Ok(server) => return Ok(Way::Server(server)),
+            Err(ClientError::Off { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match adamant_server::claim(data)? {
+            Claimed::Ours(claim) => return Ok(Way::Alone(claim)),
+            Claimed::Held { problem, .. } if Instant::now() >= give_up => return Err(problem.into()),
+            Claimed::Held { process, .. } => {
+                if !told {
+                    let process = process.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+                    say(format!("waiting for {process}, which holds {} and does not serve", data.display()));
+                    told = true;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
 }
 
 fn print_deployed(deployed: &Deployed, json: bool) -> Result<ExitCode, Failure> {

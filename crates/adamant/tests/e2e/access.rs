@@ -1,9 +1,14 @@
 //! Who may do what, from the outside.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 
 use crate::client::{Ask, get};
-use crate::world::World;
+use crate::process::{Background, run};
+use crate::template::exe;
+use crate::world::{Server, World, fresh, up};
 
 #[test]
 fn loopback_is_no_trust_boundary() {
@@ -90,4 +95,53 @@ fn secrets_are_readable_by_their_owner_alone() {
     assert!(keys >= 4, "{keys} keys");
     let config = world.shop.read(".git/config");
     assert!(!config.contains(&world.token()), "a token in .git/config");
+}
+
+#[test]
+fn a_request_is_for_one_host() {
+    let data = fresh("a_request_is_for_one_host").join("data");
+    let server = Server::start(&data, exe(), &[]);
+    let host = server.url.trim_start_matches("http://");
+    let status = |ask: Ask<'_>| ask.send(&server.url).unwrap().status;
+    let (ours, theirs) = (format!("http://{host}/healthz"), "http://evil.example/healthz");
+    assert_eq!(status(Ask::new("GET", &ours)), 200);
+    for (first, second) in [(host, "evil.example"), ("evil.example", host), (host, host)] {
+        assert_eq!(status(Ask::new("GET", "/healthz").header("Host", first).header("Host", second)), 400);
+    }
+    assert_eq!(status(Ask::new("GET", theirs)), 400);
+    assert_eq!(status(Ask::new("GET", &ours).header("Host", "evil.example")), 400);
+    assert_eq!(status(Ask::new("GET", theirs).header("Host", "evil.example")), 421);
+    // None at all.
+    let mut bare = TcpStream::connect(host).unwrap();
+    bare.write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    bare.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[test]
+fn idle_connections_do_not_take_the_server_down() {
+    let data = fresh("idle_connections_do_not_take_the_server_down").join("data");
+    let plain = up(&data, exe(), &[]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 256; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+    let mut server = Server::of(Background::spawn(&mut command), &data, exe());
+    let authority = server.url.trim_start_matches("http://").to_owned();
+    let open = |_| {
+        let mut stream = TcpStream::connect(&authority).unwrap();
+        // A client that was ended meanwhile is what is tested.
+        let _ = write!(stream, "GET /healthz HTTP/1.1\r\nHost: {authority}\r\n");
+        stream
+    };
+    let idle: Vec<_> = (0..300).map(open).collect();
+    let healthy = get(&format!("{}/healthz", server.url)).unwrap();
+    assert_eq!((healthy.status, healthy.text().as_str()), (200, "ok\n"));
+    let token = run(Command::new(exe()).args(["token", "--data"]).arg(&data)).ok();
+    let listed = Ask::new("GET", "/api/v1/projects").token(token.trim()).send(&server.url).unwrap();
+    assert_eq!(listed.status, 200);
+    // Nor do they hold its end up.
+    let stopping = std::time::Instant::now();
+    server.stop();
+    assert!(stopping.elapsed().as_secs() < 8, "{:?}", stopping.elapsed());
+    drop(idle);
 }

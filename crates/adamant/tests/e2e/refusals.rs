@@ -139,6 +139,50 @@ fn files_that_cannot_be_read_are_named_to_the_pusher() {
 }
 
 #[test]
+fn a_program_that_does_not_run_says_why() {
+    let Some(mut world) = World::new("a_program_that_does_not_run_says_why") else { return };
+    let main = |body: &str| {
+        format!("#include <stdio.h>\n#include <unistd.h>\nint main(void) {{ fflush(stdout); {body} return 7; }}\n")
+    };
+    let recipe =
+        "project = \"weak\"\n\n[web]\nkind = \"make\"\nfiles = { \"/app/out\" = \"out\" }\nrun = [\"/app/out\"]\n";
+    let weak = world.project(
+        "weak",
+        &[
+            ("adamant.toml", recipe),
+            ("Makefile", "out: main.c\n\tgcc -static -o out main.c\n"),
+            ("main.c", &main("puts(\"told to fail\"); fflush(stdout);")),
+        ],
+    );
+    weak.commit("fails at once");
+    let pushed = weak.push();
+    says(
+        &pushed.err,
+        &["did not become healthy in dev", "exited with 7", "nothing runs there yet", "adamant logs dev"],
+    );
+    assert!(!pushed.err.contains("runs on"), "{}", pushed.err);
+    says(&weak.adamant(&["logs", "dev"]).ok(), &["told to fail", "exited with 7"]);
+
+    weak.write("main.c", &main("puts(\"well\"); fflush(stdout); for (;;) pause();"));
+    weak.commit("runs");
+    says(&weak.push().err, &["healthy"]);
+    let logs = weak.adamant(&["logs", "dev"]).ok();
+    assert!(logs.contains("well") && !logs.contains("told to fail"), "{logs}");
+
+    weak.write("main.c", &main("puts(\"failed again\"); fflush(stdout);"));
+    weak.commit("fails again");
+    says(&weak.push().err, &["exited with 7", "what ran before runs on"]);
+    let logs = weak.adamant(&["logs", "dev"]).ok();
+    let (runs, failed) = (logs.find(" well"), logs.find("failed again"));
+    assert!(runs.is_some() && runs < failed, "{logs}");
+
+    // Those of the example, too.
+    world.server.stop();
+    says(&weak.adamant(&["down"]).ok(), &["4 instances and 3 fronts stopped"]);
+    wait_for("nothing runs", || weak.adamant(&["down"]).ok().contains("nothing ran").then_some(()));
+}
+
+#[test]
 fn commands_that_cannot_be_done_say_why() {
     let Some(mut world) = World::new("commands_that_cannot_be_done_say_why") else { return };
     let shop = &world.shop;

@@ -1,7 +1,12 @@
 //! Rollback: without a server, and what it holds back afterwards.
 
+use rustix::fs::FlockOperation;
+use rustix::process::Signal;
+
 use crate::client;
-use crate::world::World;
+use crate::process::{Background, run};
+use crate::template::exe;
+use crate::world::{Server, World, fresh, up};
 
 #[test]
 fn a_rollback_works_while_the_server_is_off() {
@@ -51,4 +56,37 @@ fn after_a_rollback_automation_holds_until_a_promotion() {
     world.shop.change("fourth");
     world.shop.push().ok();
     assert!(world.page("dev").contains("version fourth"));
+}
+
+#[test]
+fn a_rollback_waits_for_a_server_that_stops() {
+    let Some(mut world) = World::new("a_rollback_waits_for_a_server_that_stops") else { return };
+    let dev = world.shop.url("dev");
+    world.server.stop();
+    // What a server does that stops listening while work is under way.
+    let lock = std::fs::File::open(world.data.join("lock")).unwrap();
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let mut rollback = Background::spawn(&mut world.shop.adamant_command(&["rollback", "dev"]));
+    let waits = rollback.err.wait(|line| line.starts_with("waiting for process "));
+    assert!(waits.is_some_and(|line| line.contains("which holds")), "{}", rollback.err.text());
+    assert!(!rollback.ended());
+    drop(lock);
+    assert_eq!(rollback.wait(), 0, "{}", rollback.err.text());
+    assert!(rollback.err.text().contains("no server runs here"), "{}", rollback.err.text());
+    let page = client::get(&dev).unwrap().text();
+    assert!(page.contains("version first"), "{page}");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_named() {
+    let data = fresh("a_server_that_does_not_answer_is_named").join("data");
+    let server = Server::start(&data, exe(), &[]);
+    let process = format!("process {}", server.process.child.id());
+    let second = run(&mut up(&data, exe(), &[])).fails(3);
+    assert!(second.contains(&process) && second.contains("SIGTERM"), "{second}");
+    server.process.signal(Signal::STOP);
+    let mut command = std::process::Command::new(exe());
+    let rolled = run(command.args(["rollback", "dev", "--project", "shop", "--data"]).arg(&data)).fails(3);
+    assert!(rolled.contains(&process) && rolled.contains("does not answer"), "{rolled}");
+    assert!(!rolled.contains("version"), "{rolled}");
 }

@@ -159,10 +159,21 @@ impl Failed {
     fn answer(self, flight: &InFlight) -> Response<Answer> {
         let key = &flight.backend().key;
         match self {
+            // Ours to say: the program has done nothing wrong.
+            Self::Broken(error) if body_error(&error).is_some() => {
+                let why = body_error(&error).map(ToString::to_string).unwrap_or_default();
+                text(StatusCode::BAD_REQUEST, &format!("the request's body cannot be read: {why}\n"))
+            }
             Self::Slow => text(StatusCode::GATEWAY_TIMEOUT, &format!("{key} did not answer within {ANSWER_WAIT:?}\n")),
             Self::Broken(error) => text(StatusCode::BAD_GATEWAY, &format!("{key} broke off: {error}\n")),
         }
     }
+}
+
+/// Why the body that a client sends cannot be read, if that is what ended an exchange: what is
+/// read from a program fails with an error of the system instead.
+fn body_error(error: &hyper::Error) -> Option<&hyper::Error> {
+    std::error::Error::source(error).filter(|_| error.is_user())?.downcast_ref()
 }
 
 fn unavailable(flight: &InFlight, error: &std::io::Error) -> Response<Answer> {

@@ -88,18 +88,18 @@ pub(crate) fn look(dir: &Path) -> InstanceStatus {
     status
 }
 
-/// Stops program and supervisor; succeeds if there is none. Both are gone on return, so that the
-/// next supervisor of the instance does not find the last one's lock.
-pub(crate) fn stop(dir: &Path) -> io::Result<()> {
+/// Stops program and supervisor; whether there was one. Both are gone on return, so that the next
+/// supervisor of the instance does not find the last one's lock.
+pub(crate) fn stop(dir: &Path) -> io::Result<bool> {
     match ask(dir, &Ask::Stop { v: 1 }, Duration::from_secs(20)) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(false),
         // It went away while it was asked, which is what was asked for.
         Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {}
         Err(e) => return Err(e),
         Ok(_) => {}
     }
     let lock = match std::fs::File::open(dir.join(file::LOCK)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
         other => other?,
     };
     let until = Instant::now() + STOPPED_EXIT;
@@ -109,7 +109,7 @@ pub(crate) fn stop(dir: &Path) -> io::Result<()> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
+    Ok(true)
 }
 
 fn ask(dir: &Path, ask: &Ask, wait: Duration) -> io::Result<InstanceStatus> {

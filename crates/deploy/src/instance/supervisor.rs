@@ -31,6 +31,10 @@ const STEADY: Duration = Duration::from_secs(20);
 /// A service without a port is healthy when it has run this long.
 const QUIET: Duration = Duration::from_millis(500);
 const TMP_BYTES: u64 = 256 << 20;
+/// Most open descriptors of any one process of an instance.
+const MAX_OPEN_FILES: u64 = 65_536;
+/// Most processes and threads of an instance: they are the host's, which all instances share.
+const MAX_PROCESSES: u64 = 4096;
 
 /// Answers `__instance --dir DIR`: supervises the instance in `DIR` until it is told to stop.
 /// `verify` checks its evidence at each start.
@@ -267,7 +271,7 @@ fn start(
     let (shared, place, events) = (shared.clone(), place.clone(), events.clone());
     std::thread::spawn(move || {
         let path = service.port.and(service.health.as_deref());
-        until_healthy(&shared, &place, service.port.is_some(), path, number, began, &events);
+        until_healthy(&shared, &place, service.port, path, number, began, &events);
     });
     Ok(child)
 }
@@ -309,7 +313,7 @@ fn spec(prepared: &Prepared) -> Spec {
         hostname: prepared.hostname.clone(),
         uid,
         gid,
-        limits: Limits { open_files: Some(65_536), ..Limits::default() },
+        limits: Limits { open_files: Some(MAX_OPEN_FILES), processes: Some(MAX_PROCESSES), ..Limits::default() },
         cpus: None,
         port: prepared.service.port,
         aslr: true,
@@ -321,7 +325,7 @@ fn spec(prepared: &Prepared) -> Spec {
 fn until_healthy(
     shared: &Shared,
     place: &socket::Place,
-    serves: bool,
+    port: Option<u16>,
     path: Option<&str>,
     number: u64,
     began: Instant,
@@ -330,8 +334,8 @@ fn until_healthy(
     let mut pause = Duration::from_millis(5);
     let mut said = String::new();
     while shared.start.load(Ordering::SeqCst) == number {
-        let healthy = if serves {
-            health::ask(place, path, Duration::from_secs(2))
+        let healthy = if let Some(port) = port {
+            health::ask(place, path, Duration::from_secs(2)).map_err(|error| on_port(port, error))
         } else if began.elapsed() >= QUIET {
             Ok(())
         } else {
@@ -354,6 +358,15 @@ fn until_healthy(
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));
     }
+}
+
+/// A refused connection with the port that was tried: the recipe may name a wrong one.
+fn on_port(port: u16, error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::ConnectionRefused {
+        return error;
+    }
+    let fix = "the program is to listen on the port that PORT names, which is `port` of the recipe";
+    io::Error::new(error.kind(), format!("nothing accepts connections on port {port}: {fix}"))
 }
 
 /// Answers questions, one connection at a time.

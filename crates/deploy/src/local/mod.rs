@@ -149,6 +149,15 @@ pub enum LocalError {
     },
 }
 
+/// What [`Local::down`] has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Down {
+    /// Instances that ran.
+    pub instances: usize,
+    /// Fronts that ran.
+    pub fronts: usize,
+}
+
 /// What [`Local::converge`] did or saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -227,7 +236,8 @@ impl Local {
         blocking(&path, move || project.history()).await
     }
 
-    /// The last lines of the logs of what runs (or ran last), oldest first per instance.
+    /// The last lines of the logs of what runs (or ran last) and, after them, of what failed if the
+    /// newest deployment did; oldest first per instance.
     pub async fn logs(&self, environment: &str, project: &str, lines: usize) -> Result<Vec<LogLine>, LocalError> {
         let project = Project::new(&self.0.options.dir, environment, project);
         let path = project.dir().to_owned();
@@ -261,9 +271,9 @@ impl Local {
         self.0.retiring.reopen();
     }
 
-    /// Stops every instance and front. What should run stays recorded: [`Local::converge`] brings
-    /// it back.
-    pub async fn down(&self) -> Result<(), LocalError> {
+    /// Stops every instance and front and says how many ran. What should run stays recorded:
+    /// [`Local::converge`] brings it back.
+    pub async fn down(&self) -> Result<Down, LocalError> {
         self.settle().await;
         let inner = self.0.clone();
         let path = self.0.options.dir.clone();

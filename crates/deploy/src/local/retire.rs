@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::disk::Project;
-use super::{Inner, LocalError};
+use super::{Down, Inner, LocalError};
 use crate::front::FrontClient;
 use crate::instance::{self, file};
 use crate::{durable, socket};
@@ -56,22 +56,29 @@ impl Inner {
     }
 
     /// Stops every instance and front. Blocks.
-    pub(super) fn down(&self) -> io::Result<()> {
+    pub(super) fn down(&self) -> io::Result<Down> {
+        let mut ended = Down::default();
         let mut result = Ok(());
         for project in Project::all(&self.options.dir) {
             for name in project.instances() {
-                result = instance::stop(&project.instance_dir(&name)).and(result);
+                match instance::stop(&project.instance_dir(&name)) {
+                    Ok(ran) => ended.instances += usize::from(ran),
+                    Err(error) => result = Err(error),
+                }
             }
         }
         let environments = std::fs::read_dir(&self.options.dir)?;
         for environment in environments {
             match FrontClient::connect(&environment?.path()) {
-                Ok(front) => result = front.stop(Duration::ZERO).and(result),
+                Ok(front) => {
+                    ended.fronts += 1;
+                    result = front.stop(Duration::ZERO).and(result);
+                }
                 Err(e) if gone(&e) => {}
                 Err(e) => result = Err(e),
             }
         }
-        result
+        result.map(|()| ended)
     }
 }
 

@@ -98,16 +98,34 @@ pub(super) fn logs(project: &Project, lines: usize) -> Vec<LogLine> {
         let texts = log::tail(&project.instance_dir(name).join(file::LOG), lines);
         found.extend(texts.into_iter().map(|text| LogLine { instance: name.clone(), text }));
     }
-    if running.is_empty()
-        && let Some(last) = std::fs::read_dir(project.logs_dir())
-            .ok()
-            .and_then(|entries| entries.flatten().max_by_key(|e| e.metadata().and_then(|m| m.modified()).ok()))
-    {
-        let instance = last.file_name().to_string_lossy().into_owned();
-        let texts = log::tail(&last.path(), lines);
+    let mut ended = failed(project);
+    if running.is_empty() && ended.is_empty() {
+        ended.extend(kept(project).pop());
+    }
+    for instance in ended {
+        let texts = log::tail(&project.logs_dir().join(&instance), lines);
         found.extend(texts.into_iter().map(|text| LogLine { instance: instance.clone(), text }));
     }
     found
+}
+
+/// Instances of the newest deployment that were ended because it failed, in order.
+fn failed(project: &Project) -> Vec<String> {
+    let newest = project.generations().ok().and_then(|all| all.last().copied());
+    let record = newest.and_then(|generation| project.record(generation).ok().flatten());
+    let Some(record) = record.filter(|record| record.healthy == Some(false)) else { return Vec::new() };
+    let prefix = format!("{}-", record.generation);
+    kept(project).into_iter().filter(|name| name.starts_with(&prefix)).collect()
+}
+
+/// Ended instances whose logs are kept, by the time of their end.
+fn kept(project: &Project) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(project.logs_dir()) else { return Vec::new() };
+    let time = |entry: &std::fs::DirEntry| entry.metadata().and_then(|metadata| metadata.modified()).ok();
+    let mut logs: Vec<_> =
+        entries.flatten().map(|entry| (time(&entry), entry.file_name().to_string_lossy().into_owned())).collect();
+    logs.sort();
+    logs.into_iter().map(|(_, name)| name).collect()
 }
 
 /// All instances of a project.

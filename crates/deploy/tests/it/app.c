@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void answer(int fd, int status, const char *body) {
@@ -79,6 +80,17 @@ static void *serve(void *arg) {
             FILE *f = fopen(query, "w");
             snprintf(text, sizeof text, "%s", f ? "written" : strerror(errno));
             answer(fd, 200, text);
+        } else if (!strcmp(path, "/fork")) {
+            int wanted = atoi(query), made = 0;
+            pid_t *children = calloc(wanted, sizeof *children);
+            while (made < wanted && (children[made] = fork()) > 0) made++;
+            if (made < wanted && children[made] == 0)
+                for (;;) pause();
+            snprintf(text, sizeof text, "%d", made);
+            for (int i = 0; i < made; i++) kill(children[i], SIGKILL);
+            for (int i = 0; i < made; i++) waitpid(children[i], 0, 0);
+            free(children);
+            answer(fd, 200, text);
         } else if (!strcmp(path, "/tcp")) {
             struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(atoi(query))};
             to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -105,7 +117,7 @@ int main(void) {
     }
     int s = socket(AF_INET, SOCK_STREAM, 0), on = 1;
     setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(getenv("PORT")))};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(getenv("LISTEN") ? getenv("LISTEN") : getenv("PORT")))};
     at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (bind(s, (void *)&at, sizeof at) || listen(s, 512)) return 1;
     printf("listening\n");

@@ -1,9 +1,11 @@
 //! Supervisors: restarts, refusals, isolation, re-adoption.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use adamant_attest::predicate::State;
-use adamant_deploy::{ApplyError, Outcome, Phase};
+use adamant_deploy::{ApplyError, Down, Local, Options, Outcome, Phase};
+use adamant_sandbox::Sandbox;
 
 use crate::http::get;
 use crate::support::{HOST, World, applied, helper, until};
@@ -50,6 +52,11 @@ async fn what_does_not_become_healthy_leaves_what_ran() {
     let Outcome::Failed { reason } = outcome else { panic!("{outcome:?}") };
     assert!(reason.starts_with("2-web: the program exited with 7"), "{reason}");
     assert!(reason.contains("err told to exit"), "{reason}");
+    // What failed is in the log, after what runs.
+    let logs = world.local.logs("dev", "shop", 50).await.unwrap();
+    let told: Vec<_> = logs.iter().filter(|l| l.text.ends_with("err told to exit")).collect();
+    assert!(!told.is_empty() && told.iter().all(|l| l.instance == "2-web"), "{logs:?}");
+    assert_eq!((logs.first().unwrap().instance.as_str(), logs.last().unwrap().instance.as_str()), ("1-web", "2-web"));
     let port = world.port().await;
     assert_eq!(get(port, HOST, "/").unwrap().body, "one");
     let observed = world.local.observe().await.unwrap().remove(0);
@@ -61,6 +68,8 @@ async fn what_does_not_become_healthy_leaves_what_ran() {
     assert!(older.unwrap_err().to_string().contains("deployment 1 is older than 2"));
     assert!(world.local.converge().await.is_empty());
     world.deploy(3, image, "three").await;
+    let logs = world.local.logs("dev", "shop", 50).await.unwrap();
+    assert!(logs.iter().all(|l| l.instance != "2-web"), "{logs:?}");
     assert_eq!(get(port, HOST, "/").unwrap().body, "three");
     let history = world.local.history("dev", "shop").await.unwrap();
     assert_eq!(history.iter().map(|r| r.healthy).collect::<Vec<_>>(), [Some(true), Some(false), Some(true)]);
@@ -73,6 +82,35 @@ async fn what_does_not_become_healthy_leaves_what_ran() {
     assert!(matches!(world.local.apply(&history[0].again(4)).await.unwrap(), Outcome::Healthy { .. }));
     world.local.settle().await;
     assert_eq!(world.local.observe().await.unwrap()[0].instances.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_port_is_named() {
+    let world = world!("a_wrong_port_is_named");
+    let image = world.image(false, &[]).await;
+    let mut options = Options::new(&world.dir(), helper());
+    options.ready = Duration::from_secs(3);
+    let local = Local::open(options, world.blobs.clone()).unwrap();
+    let outcome = local.apply(&applied(1, image, &[("LISTEN", "8081")])).await.unwrap();
+    let Outcome::Failed { reason } = outcome else { panic!("{outcome:?}") };
+    assert!(reason.contains("nothing accepts connections on port 8080"), "{reason}");
+    assert!(reason.contains("PORT") && reason.contains("`port` of the recipe"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_has_so_many_processes_and_no_more() {
+    let name = "an_instance_has_so_many_processes_and_no_more";
+    let world = world!("an_instance_has_so_many_processes_and_no_more");
+    if !Sandbox::new(helper()).capabilities().unwrap().pids_limit {
+        eprintln!("skipped: {name}: this host limits no processes");
+        return;
+    }
+    let image = world.image(false, &[]).await;
+    world.deploy(1, image, "one").await;
+    let port = world.port().await;
+    let made: u32 = get(port, HOST, "/fork?5000").unwrap().body.parse().unwrap();
+    assert!((3000..4096).contains(&made), "{made}");
+    assert_eq!(get(port, HOST, "/").unwrap().body, "one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +200,10 @@ async fn everything_is_found_again() {
     until("it answers again", async || get(port, HOST, "/").is_ok_and(|answer| answer.body == "one")).await;
 
     // Everything stopped and brought back, on the same port.
-    again.down().await.unwrap();
+    let down = again.down().await.unwrap();
+    assert_eq!((down.instances, down.fronts), (1, 1));
+    // A process that has answered takes a moment to end.
+    until("nothing runs", async || again.down().await.unwrap() == Down::default()).await;
     assert!(get(port, HOST, "/").is_err());
     assert_eq!(again.observe().await.unwrap()[0].state, State::Failed);
     again.converge().await;

@@ -192,6 +192,26 @@ async fn what_a_front_passes_and_refuses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_cannot_be_read_is_the_clients_fault() {
+    let world = world!("a_body_that_cannot_be_read_is_the_clients_fault");
+    let image = world.image(false, &[]).await;
+    world.deploy(1, image, "one").await;
+    let port = world.port().await;
+    for method in ["POST", "PUT"] {
+        let mut bad = Connection::open(port).unwrap();
+        bad.send(method, HOST, "/slow", "Transfer-Encoding: chunked\r\n", b"").unwrap();
+        // In two parts, so that the program has the head already.
+        std::thread::sleep(Duration::from_millis(100));
+        bad.raw().get_mut().write_all(b"nonsense\r\n").unwrap();
+        let (status, head) = bad.head().unwrap();
+        assert_eq!(status, 400, "{method}: {head}");
+    }
+    // A program that breaks off is not the client.
+    let mut body = Connection::open(port).unwrap();
+    assert_eq!(body.ask("POST", HOST, "/crash", "", b"body").unwrap().status, 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_front_takes_over_under_load() {
     let world = world!("a_new_front_takes_over_under_load");
     let image = world.image(false, &[]).await;
