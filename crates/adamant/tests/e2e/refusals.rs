@@ -70,6 +70,13 @@ fn pushes_that_cannot_become_a_release_say_why() {
     let rusty = world.project("rusty", &files);
     rusty.commit("serde is not locked");
     says(&refused(&rusty), &["Cargo.lock", "disagrees", "serde"]);
+    says(&rusty.adamant(&["lock", "--check"]).fails(1), &["Cargo.lock", "disagrees", "cargo generate-lockfile"]);
+    says(&rusty.adamant(&["lock"]).fails(2), &["Cargo.lock", "disagrees", "cargo generate-lockfile"]);
+    rusty.write("Cargo.toml", &manifest.replace("serde = \"1\"\n", ""));
+    assert_eq!(
+        rusty.adamant(&["lock", "--check", "--json"]).ok().split_whitespace().collect::<String>(),
+        "{\"fits\":true}"
+    );
 
     // A step that wants the network.
     let fetching = "out:\n\t@echo fetching http://downloads.example.org/tool.tar.gz\n\
