@@ -431,11 +431,14 @@ impl Builder {
         let started = (self.config.clock)();
         let (log, step_ms, outputs) = self.execute(job, conditions, &root, work.0.path(), sink).await?;
         let canary = Canary::new(&self.config.host, started, (self.config.clock)());
-        let (artifact, epoch) = (job.artifact.clone(), job.epoch);
+        let (artifact, epoch, first) = (job.artifact.clone(), job.epoch, conditions == Conditions::FIXED);
         let packed = tokio::task::spawn_blocking(move || {
             let warnings = scan(&canary, &outputs, log.digest())?;
             let image = Image::new(base.layout().map_err(pack::PackError::from)?, outputs, epoch)?;
             image.check(&artifact)?;
+            if first {
+                image.check_interpreters(&artifact)?;
+            }
             Ok::<_, BuildError>((image, warnings, log, base.conflicts))
         });
         let (image, warnings, log, below) = packed.await??;

@@ -12,6 +12,7 @@ mod canary;
 mod compare;
 mod error;
 mod inputs;
+mod interpreter;
 mod layout;
 mod network;
 mod outputs;
