@@ -29,8 +29,9 @@ use crate::stream::{into_blob, with_blob};
 use crate::write::{self, DiskError, Look};
 
 /// Writes the source subset into an empty directory and returns its tree. Called on a blocking
-/// thread; the text of an error goes to the user.
-pub type Export = Arc<dyn Fn(&Path) -> Result<Tree, String> + Send + Sync>;
+/// thread; the text of an error goes to the user, and an [`std::io::Error`] among its sources says
+/// whether the disk is full.
+pub type Export = Arc<dyn Fn(&Path) -> Result<Tree, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 /// Seconds since 1970. A parameter, so that the library reads no clock of its own.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -491,7 +492,9 @@ impl Builder {
             let [build, home, vendor] = ["build", "home", "vendor"].map(|name| work.join(name));
             let places = Places { root: &root, build: &build, home: &home, vendor: &vendor };
             let ran = step::run(&sandbox, &artifact, env.into_iter().collect(), places, conditions, &sink);
-            let taken = ran.result.map_err(Failure::Step).and_then(|outcome| {
+            // Now, since the work directory goes with the failure, and there is room again.
+            let result = ran.result.map_err(|error| error.on_disk(room(&work)));
+            let taken = result.map_err(Failure::Step).and_then(|outcome| {
                 let out = work.join("out");
                 fs::create_dir(&out).map_err(|source| Failure::Disk(DiskError::on("create", &out)(source)))?;
                 let outputs = outputs::collect(&build, &artifact.files, &Stage::new(&out)).map_err(Failure::Output)?;
@@ -520,6 +523,14 @@ enum Failure {
     Step(step::StepError),
     Output(outputs::OutputError),
     Disk(DiskError),
+}
+
+/// Bytes that a step can still write below `dir`; `None` if the file system does not say.
+fn room(dir: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    // Some file systems have no count of inodes and say 0 of 0.
+    let inodes = found.f_files == 0 || found.f_favail > 0;
+    Some(if inodes { found.f_bavail.saturating_mul(found.f_frsize) } else { 0 })
 }
 
 /// What a rebuild of this job changes.

@@ -14,6 +14,7 @@ mod error;
 mod inputs;
 mod interpreter;
 mod layout;
+mod missing;
 mod network;
 mod outputs;
 mod pack;

@@ -161,7 +161,7 @@ impl Platform {
         let (oid, path) = (checked.oid, artifact.path.clone());
         let export: adamant_build::Export = Arc::new(move |dest| {
             // Called on a blocking thread of this runtime.
-            runtime.block_on(repository.export(oid, &path, dest)).map(|tree| (*tree).clone()).map_err(|e| e.to_string())
+            runtime.block_on(repository.export(oid, &path, dest)).map(|tree| (*tree).clone()).map_err(Into::into)
         });
         let mut sources = Vec::new();
         for name in &artifact.sources {
@@ -323,12 +323,10 @@ impl<'a> Steps<'a> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn fetch_problem(error: FetchError) -> Problem {
-    let class = match &error {
-        FetchError::Network { .. } | FetchError::Status { .. } | FetchError::Write { .. } | FetchError::Read { .. } => {
-            Class::Unavailable
-        }
+    let class = match error {
+        FetchError::Write(error) => return error.into(),
+        FetchError::Network { .. } | FetchError::Status { .. } | FetchError::Read { .. } => Class::Unavailable,
         FetchError::Mismatch { .. } => Class::Conflict,
         _ => Class::Usage,
     };
@@ -345,7 +343,10 @@ fn lock_problem(error: LockFetchError) -> Problem {
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn build_problem(artifact: &str, error: BuildError) -> Problem {
     let text = error.to_string();
-    let problem = if error.is_ours() {
+    let problem = if error.is_full() {
+        Problem::new(Class::Unavailable, format!("the disk is full: {artifact} could not be built"))
+            .hint("free some space, then push again")
+    } else if error.is_ours() {
         Problem::new(Class::Unavailable, format!("{artifact} could not be built here"))
     } else {
         Problem::no(format!("{artifact} was not built"))
@@ -359,4 +360,32 @@ fn packages(lock: &Lock, artifact: &str, use_: &str) -> Vec<Deb> {
     let members: std::collections::HashSet<&str> = set.packages.iter().map(String::as_str).collect();
     let found = lock.packages.iter().filter(|package| members.contains(package.id().as_str()));
     found.map(|p| Deb { name: p.name.clone(), version: p.version.clone(), digest: p.digest }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use adamant_build::StepError;
+
+    #[test]
+    fn a_full_disk_is_said_to_be_one() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let log = Digest::of(b"");
+        let step = |source| BuildError::Step { log, source: Box::new(source) };
+        let failed = || StepError::Failed { how: "exited with 2".into(), missing: None, tail: Vec::new() };
+        for error in [
+            BuildError::Export(Box::new(full())),
+            BuildError::Store(adamant_store::WriteBlobError::Io(full())),
+            step(StepError::Full { how: "exited with 2".into(), tail: Vec::new() }),
+        ] {
+            let problem = build_problem("web", error);
+            assert_eq!(problem.error.class, Class::Unavailable);
+            assert!(problem.short().starts_with("the disk is full: web could not be built: "), "{problem}");
+        }
+        let problem = build_problem("web", step(failed()));
+        assert_eq!(problem.error.class, Class::No);
+        assert_eq!(problem.error.message, "web was not built");
+        let problem = fetch_problem(FetchError::Write(adamant_store::WriteBlobError::Io(full())));
+        assert!(problem.error.class == Class::Unavailable && problem.line().contains("the disk is full"), "{problem}");
+    }
 }

@@ -95,6 +95,13 @@ fn pushes_that_cannot_become_a_release_say_why() {
     let failing = world.project("failing", &[("adamant.toml", &recipe("failing")), ("Makefile", "out:\n\tfalse\n")]);
     failing.commit("fails");
     says(&refused(&failing), &["web was not built"]);
+    // A program that is not in the toolchain; and git's own line says no more than it has.
+    failing.write("Makefile", "out:\n\tbison --version > out\n");
+    failing.commit("wants bison");
+    let said = refused(&failing);
+    says(&said, &["`bison` is missing", "`toolchain`"]);
+    let line = said.lines().find(|line| line.contains("remote rejected")).unwrap_or_default();
+    assert!(line.contains("exited with 2") && !line.contains("last lines"), "{line}");
     failing.write("Makefile", "out:\n\ttrue\n");
     failing.commit("makes nothing");
     says(&refused(&failing), &["web was not built", "out"]);
