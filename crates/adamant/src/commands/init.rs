@@ -33,9 +33,8 @@ pub(super) async fn init(data: Option<&Path>, named: Option<&str>, json: bool) -
             Some(name) => name.to_owned(),
             None => directory_name(&root),
         };
-        let proposal = adamant_recipe::propose(&name, &facts(&root)?).ok_or_else(|| {
-            Failure::usage("there is neither a Makefile nor a Cargo.toml here")
-                .hint("write adamant.toml by hand: docs/recipe.md shows how")
+        let proposal = adamant_recipe::propose(&name, &facts(&root)?).map_err(|error| {
+            Failure::usage(error.to_string()).hint("write adamant.toml by hand: docs/recipe.md shows how")
         })?;
         write_durably(&recipe_path, proposal.recipe.as_bytes())?;
         let choices = proposal.choices.into_iter().map(|c| (c.choice, c.reason)).collect();
