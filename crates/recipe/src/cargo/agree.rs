@@ -112,7 +112,7 @@ const MAX_TEXT: usize = 4 << 20;
 
 /// Checks every dependency of `manifests` (the root first, then the members of its workspace)
 /// against what `lock` lists for their packages: crates by version requirement, the packages
-/// themselves by version. Cargo writes a lock anew if either side has more than the other.
+/// themselves by version. Cargo writes a lock anew also if it lists a crate too many.
 pub fn agrees(manifests: &[Manifest<'_>], lock: &CargoLock) -> Result<(), Disagreement> {
     let mut parsed = Vec::with_capacity(manifests.len());
     for manifest in manifests {
@@ -264,9 +264,12 @@ impl Check<'_> {
         found.then_some(versions)
     }
 
-    /// Refuses what the lock lists and the manifest does not ask for.
+    /// Refuses crates that the lock lists and the manifest does not ask for. Path dependencies may
+    /// be gone from the manifest alone: cargo does not mind.
     fn nothing_else(&self) -> Result<(), Disagreement> {
-        match self.package.dependencies.iter().find(|one| !self.asked.contains(&plain(&one.name))) {
+        let local = |name: &str| self.lock.local.iter().any(|local| local.name == name);
+        let extra = |name: &str| !self.asked.contains(&plain(name)) && !local(name);
+        match self.package.dependencies.iter().find(|one| extra(&one.name)) {
             None => Ok(()),
             Some(extra) => Err(Disagreement::Unasked {
                 path: self.path.to_owned(),
@@ -341,6 +344,12 @@ mod tests {
         check("[dependencies]\na = \"1\"\nb = { package = \"a\", version = \"2\" }", &["a 1.0.0", "a 2.0.0"], "yes");
         check("[dependencies]\na = \"1\"", &["a 1.0.0", "b 1.0.0"], "lists b for shop, Cargo.toml does not ask for it");
         check("[dependencies]\na = \"1\"", &["a 1.0.0", "-b 1.0.0"], "yes");
+        // Not so for a path dependency that is gone.
+        let text = "[package]\nname = \"shop\"\nversion = \"0.1.0\"\n";
+        let mut gone = lock(&[]);
+        gone.local.push(Local { name: "part".into(), version: "0.1.0".into(), dependencies: Vec::new() });
+        gone.local[0].dependencies.push(Dependency { name: "part".into(), version: None });
+        assert_eq!(agrees(&[Manifest { path: "Cargo.toml", text }], &gone), Ok(()));
         // Without a version in the entry, the one of that name is meant.
         let mut lock = lock(&["-a 1.2.0"]);
         lock.local[0].dependencies.push(Dependency { name: "a".into(), version: None });
