@@ -494,6 +494,10 @@ impl Builder {
             let ran = step::run(&sandbox, &artifact, env.into_iter().collect(), places, conditions, &sink);
             // Now, since the work directory goes with the failure, and there is room again.
             let result = ran.result.map_err(|error| error.on_disk(room(&work)));
+            if let Err(step::StepError::Full { .. }) = result {
+                // Its log needs room; what cannot be removed is tried again with the whole directory.
+                let _ = write::remove(&build);
+            }
             let taken = result.map_err(Failure::Step).and_then(|outcome| {
                 let out = work.join("out");
                 fs::create_dir(&out).map_err(|source| Failure::Disk(DiskError::on("create", &out)(source)))?;

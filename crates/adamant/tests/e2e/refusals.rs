@@ -234,6 +234,15 @@ fn a_full_disk_loses_nothing() {
     world.shop.await_healthy("dev", &release);
     world.assert_sound("with room again");
 
+    // A build command that fills the disk itself: not the commit's fault, and nothing of it stays.
+    let filling = "out:\n\tdd if=/dev/zero of=big bs=1M count=2000\n\techo > out\n";
+    let filling = world.project("filling", &[("adamant.toml", &recipe("filling")), ("Makefile", filling)]);
+    filling.commit("fills the disk");
+    let said = refused(&filling);
+    says(&said, &["the disk is full", "could not be built", "while the disk was full", "free some space"]);
+    assert!(free() > 1 << 20, "the work directory stayed");
+    world.assert_sound("after a build filled the disk");
+
     // A kill while it is full, and a start with room.
     let count = (free() >> 10).to_string();
     run(Command::new("dd")
