@@ -29,8 +29,9 @@ use crate::stream::{into_blob, with_blob};
 use crate::write::{self, DiskError, Look};
 
 /// Writes the source subset into an empty directory and returns its tree. Called on a blocking
-/// thread; the text of an error goes to the user.
-pub type Export = Arc<dyn Fn(&Path) -> Result<Tree, String> + Send + Sync>;
+/// thread; the text of an error goes to the user, and an [`std::io::Error`] among its sources says
+/// whether the disk is full.
+pub type Export = Arc<dyn Fn(&Path) -> Result<Tree, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 /// Seconds since 1970. A parameter, so that the library reads no clock of its own.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -431,11 +432,14 @@ impl Builder {
         let started = (self.config.clock)();
         let (log, step_ms, outputs) = self.execute(job, conditions, &root, work.0.path(), sink).await?;
         let canary = Canary::new(&self.config.host, started, (self.config.clock)());
-        let (artifact, epoch) = (job.artifact.clone(), job.epoch);
+        let (artifact, epoch, first) = (job.artifact.clone(), job.epoch, conditions == Conditions::FIXED);
         let packed = tokio::task::spawn_blocking(move || {
             let warnings = scan(&canary, &outputs, log.digest())?;
             let image = Image::new(base.layout().map_err(pack::PackError::from)?, outputs, epoch)?;
             image.check(&artifact)?;
+            if first {
+                image.check_interpreters(&artifact)?;
+            }
             Ok::<_, BuildError>((image, warnings, log, base.conflicts))
         });
         let (image, warnings, log, below) = packed.await??;
@@ -488,7 +492,13 @@ impl Builder {
             let [build, home, vendor] = ["build", "home", "vendor"].map(|name| work.join(name));
             let places = Places { root: &root, build: &build, home: &home, vendor: &vendor };
             let ran = step::run(&sandbox, &artifact, env.into_iter().collect(), places, conditions, &sink);
-            let taken = ran.result.map_err(Failure::Step).and_then(|outcome| {
+            // Now, since the work directory goes with the failure, and there is room again.
+            let result = ran.result.map_err(|error| error.on_disk(room(&work)));
+            if let Err(step::StepError::Full { .. }) = result {
+                // Its log needs room; what cannot be removed is tried again with the whole directory.
+                let _ = write::remove(&build);
+            }
+            let taken = result.map_err(Failure::Step).and_then(|outcome| {
                 let out = work.join("out");
                 fs::create_dir(&out).map_err(|source| Failure::Disk(DiskError::on("create", &out)(source)))?;
                 let outputs = outputs::collect(&build, &artifact.files, &Stage::new(&out)).map_err(Failure::Output)?;
@@ -517,6 +527,14 @@ enum Failure {
     Step(step::StepError),
     Output(outputs::OutputError),
     Disk(DiskError),
+}
+
+/// Bytes that a step can still write below `dir`; `None` if the file system does not say.
+fn room(dir: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    // Some file systems have no count of inodes and say 0 of 0.
+    let inodes = found.f_files == 0 || found.f_favail > 0;
+    Some(if inodes { found.f_bavail.saturating_mul(found.f_frsize) } else { 0 })
 }
 
 /// What a rebuild of this job changes.

@@ -28,7 +28,7 @@ pub enum BuildError {
     Abi(u32),
     /// The source could not be written out.
     #[error("the source cannot be exported: {0}")]
-    Export(String),
+    Export(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The export is not the tree that was asked for.
     #[error("the exported source has the digest {found}, not {expected}")]
     Tree {
@@ -132,9 +132,30 @@ impl BuildError {
         }
     }
 
+    /// Whether it is for want of room on the disk, wherever something was written.
+    pub fn is_full(&self) -> bool {
+        if let Self::Step { source, .. } = self
+            && matches!(**source, StepError::Full { .. })
+        {
+            return true;
+        }
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+                return true;
+            }
+            source = error.source();
+        }
+        false
+    }
+
     /// Whether the same job may well succeed later: the fault lies with this host, not with the
     /// commit.
-    pub const fn is_ours(&self) -> bool {
+    pub fn is_ours(&self) -> bool {
+        if self.is_full() {
+            return true;
+        }
         match self {
             Self::Abi(_)
             | Self::Output { .. }
@@ -175,5 +196,58 @@ impl From<InputError> for BuildError {
 impl From<ReadBlobError> for BuildError {
     fn from(error: ReadBlobError) -> Self {
         Self::Blob(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn full() -> io::Error {
+        io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error())
+    }
+
+    fn disk(source: io::Error) -> DiskError {
+        DiskError { what: "write", path: PathBuf::from("/data/work/x"), source }
+    }
+
+    fn archive(source: io::Error) -> ArchiveError {
+        ArchiveError::Write { path: PathBuf::from("/data/work/x"), source }
+    }
+
+    #[test]
+    fn a_full_disk_is_ours_wherever_something_was_written() {
+        type Make = fn(Digest, io::Error) -> BuildError;
+        let log = Digest::of(b"");
+        let makers: [(&str, Make); 9] = [
+            ("export", |_, e| BuildError::Export(Box::new(disk(e)))),
+            ("root", |_, e| RootError::Disk(disk(e)).into()),
+            ("package", |_, e| {
+                let source = Box::new(StreamError::Work(archive(e)));
+                RootError::Package { name: "gcc".into(), version: "12".into(), source }.into()
+            }),
+            ("source", |_, e| {
+                let source = Box::new(StreamError::Work(PlaceError::Archive(archive(e))));
+                InputError::Source { name: "upstream".into(), source }.into()
+            }),
+            ("work tree", |_, e| BuildError::Place(PlaceError::Disk(disk(e)))),
+            ("output", |log, e| {
+                let source = OutputError::Read { path: "out".into(), source: archive(e) };
+                BuildError::Output { log, source: Box::new(source) }
+            }),
+            ("layer", |_, e| BuildError::Upload(UploadError::Work(LayerError::Io { path: "x".into(), source: e }))),
+            ("blob", |_, e| BuildError::Upload(UploadError::Store(WriteBlobError::Io(e)))),
+            ("log", |_, e| BuildError::Store(WriteBlobError::Io(e))),
+        ];
+        for (name, make) in makers {
+            let error = make(log, full());
+            assert!(error.is_full() && error.is_ours(), "{name}: {error}");
+            assert!(!make(log, io::Error::from(io::ErrorKind::PermissionDenied)).is_full(), "{name}");
+        }
+        let source = StepError::Full { how: "exited with 2".into(), tail: Vec::new() };
+        let error = BuildError::Step { log, source: Box::new(source) };
+        assert!(error.is_full() && error.is_ours());
+        assert!(!BuildError::Export("a submodule".into()).is_ours());
     }
 }

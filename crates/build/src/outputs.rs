@@ -66,6 +66,18 @@ pub enum OutputError {
         /// What is counted.
         unit: &'static str,
     },
+    /// Too many bytes, found before any is copied.
+    #[error(
+        "the outputs hold more than {limit} bytes with `{path}`, which has {size}; make it smaller or leave it out"
+    )]
+    TooLarge {
+        /// The file that goes past the bound.
+        path: String,
+        /// Its size.
+        size: u64,
+        /// The bound.
+        limit: u64,
+    },
     /// Its bytes.
     #[error("output `{path}`: {source}")]
     Read {
@@ -95,13 +107,16 @@ pub(crate) fn collect(
     files: &BTreeMap<String, String>,
     stage: &Stage,
 ) -> Result<Vec<(String, Node)>, OutputError> {
-    let os = |path: &str| {
-        let path = path.to_owned();
-        move |errno| OutputError::Os { path, errno }
-    };
     let root = rustix::fs::openat(CWD, work, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(os("."))?;
-    let mut taken = Taken { stage, outputs: Vec::new(), left: MAX_BYTES };
+        .map_err(|errno| OutputError::Os { path: ".".to_owned(), errno })?;
+    // Once without a copy: what is refused for its size or kind should not fill the disk first.
+    take_all(&root, files, &mut Taken::new(None))?;
+    let mut taken = Taken::new(Some(stage));
+    take_all(&root, files, &mut taken)?;
+    Ok(taken.outputs)
+}
+
+fn take_all(root: &OwnedFd, files: &BTreeMap<String, String>, taken: &mut Taken<'_>) -> Result<(), OutputError> {
     for (to, from) in files {
         let inside = match normal(from)? {
             path if path.is_empty() => ".".to_owned(),
@@ -109,28 +124,35 @@ pub(crate) fn collect(
         };
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let fd = rustix::fs::openat2(&root, &*inside, flags, Mode::empty(), resolve).map_err(|errno| match errno {
+        let fd = rustix::fs::openat2(root, &*inside, flags, Mode::empty(), resolve).map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR => OutputError::Missing { to: to.clone(), from: from.clone() },
             Errno::XDEV | Errno::LOOP => OutputError::Outside(from.clone()),
             errno => OutputError::Os { path: from.clone(), errno },
         })?;
-        let stat = rustix::fs::fstat(&fd).map_err(os(from))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| OutputError::Os { path: from.clone(), errno })?;
         taken.take(&normal(to)?, from, &fd, &stat, 0)?;
     }
-    Ok(taken.outputs)
+    Ok(())
 }
 
 struct Taken<'a> {
-    stage: &'a Stage,
+    /// Where bytes go; `None` only counts.
+    stage: Option<&'a Stage>,
     outputs: Vec<(String, Node)>,
+    names: usize,
     left: u64,
 }
 
-impl Taken<'_> {
+impl<'a> Taken<'a> {
+    const fn new(stage: Option<&'a Stage>) -> Self {
+        Self { stage, outputs: Vec::new(), names: 0, left: MAX_BYTES }
+    }
+
     fn take(&mut self, to: &str, from: &str, fd: &OwnedFd, stat: &Stat, depth: usize) -> Result<(), OutputError> {
-        if self.outputs.len() >= MAX_NAMES {
+        if self.names >= MAX_NAMES {
             return Err(OutputError::TooMany { limit: MAX_NAMES, unit: "names" });
         }
+        self.names += 1;
         if depth > MAX_DEPTH {
             return Err(OutputError::TooMany { limit: MAX_DEPTH, unit: "directories in one another" });
         }
@@ -141,9 +163,17 @@ impl Taken<'_> {
                 if stat.st_mode & 0o6000 != 0 {
                     return Err(OutputError::SetId(from.to_owned()));
                 }
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                if size > self.left {
+                    return Err(OutputError::TooLarge { path: from.to_owned(), size, limit: MAX_BYTES });
+                }
+                let Some(stage) = self.stage else {
+                    self.left -= size;
+                    return Ok(());
+                };
                 let mut file = File::from(reopen(fd, OFlags::RDONLY).map_err(os)?);
                 let wrap = |source| OutputError::Read { path: from.to_owned(), source };
-                let node = self.stage.keep(plain_mode(stat.st_mode), &mut file, self.left).map_err(wrap)?;
+                let node = stage.keep(plain_mode(stat.st_mode), &mut file, self.left).map_err(wrap)?;
                 if let Node::File { size, .. } = &node {
                     self.left -= size;
                 }
@@ -240,6 +270,22 @@ mod tests {
         let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["app", "app/link", "app/sub", "app/sub/run"]);
         assert!(matches!(outputs[3].1, Node::File { mode: 0o755, .. }));
+    }
+
+    #[test]
+    fn too_large_is_refused_before_a_byte_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (work, stage) = (dir.path().join("build"), dir.path().join("stage"));
+        fs::create_dir_all(work.join("out")).unwrap();
+        fs::create_dir_all(&stage).unwrap();
+        fs::write(work.join("out/a"), vec![1; 100_000]).unwrap();
+        for name in ["b", "c"] {
+            File::create(work.join("out").join(name)).unwrap().set_len(MAX_BYTES - 1000).unwrap();
+        }
+        let files = [("/app".to_owned(), "out".to_owned())].into();
+        let error = collect(&work, &files, &Stage::new(&stage)).unwrap_err();
+        assert!(matches!(&error, OutputError::TooLarge { path, .. } if path == "out/b"), "{error}");
+        assert_eq!(fs::read_dir(&stage).unwrap().count(), 0, "something was copied");
     }
 
     #[test]

@@ -12,8 +12,12 @@ use adamant_recipe::Artifact;
 
 use crate::abi;
 use crate::canary::civil;
+use crate::interpreter::Interpreter;
 use crate::layout::{Layout, LayoutError, Node};
 use crate::tarball::{self, LayerError};
+
+/// How many interpreters lead from a program to one that needs none; the kernel follows as many.
+const MAX_INTERPRETERS: usize = 5;
 
 /// Why an image was not made.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,18 @@ pub enum PackError {
     /// What the image runs cannot be run.
     #[error("`run` names {0}, which is not an executable file; chmod it in the build")]
     NotExecutable(String),
+    /// What loads or interprets it is not in the image.
+    #[error("`run` starts {program}, which {needs} {interpreter}, but that is not in the image; {fix}")]
+    NoInterpreter {
+        /// The program.
+        program: String,
+        /// How it needs the interpreter.
+        needs: &'static str,
+        /// What is missing.
+        interpreter: String,
+        /// What to do.
+        fix: &'static str,
+    },
 }
 
 /// An image before its layers are written.
@@ -106,6 +122,32 @@ impl Image {
             Some(_) => Err(PackError::NotExecutable(program.clone())),
             None => Err(PackError::NoProgram(program.clone())),
         }
+    }
+}
+
+impl Image {
+    /// What loads or interprets the program must be there, too. Not part of [`Self::check`]: an
+    /// artifact that was accepted once stays what it is when it is built again.
+    pub(crate) fn check_interpreters(&self, artifact: &Artifact) -> Result<(), PackError> {
+        let Some(run) = artifact.run.first() else { return Ok(()) };
+        let mut program = run.clone();
+        for _ in 0..MAX_INTERPRETERS {
+            let node = self.whole.node(&self.whole.resolve(&program, true)?);
+            let Some(interpreter) = node.and_then(Interpreter::of) else { return Ok(()) };
+            let path = interpreter.path().to_owned();
+            // The kernel takes other paths from a directory that only the host knows.
+            if !path.starts_with('/') {
+                return Ok(());
+            }
+            // A path that cannot be in a tree is not in this one.
+            let there = self.whole.resolve(&path, true).ok().and_then(|at| self.whole.node(&at));
+            if !matches!(there, Some(Node::File { .. })) {
+                let (needs, fix) = interpreter.words();
+                return Err(PackError::NoInterpreter { program, needs, interpreter: path, fix });
+            }
+            program = path;
+        }
+        Ok(())
     }
 }
 
@@ -243,6 +285,49 @@ mod tests {
         let mut run = artifact();
         run.run = vec!["/bin/web".into()];
         image.check(&run).unwrap();
+    }
+
+    #[test]
+    fn refuses_programs_whose_interpreter_is_not_there() {
+        use crate::interpreter::tests::elf;
+        let node = |bytes: &[u8]| Node::bytes(0o755, bytes);
+        let check = |program: &[u8], more: Vec<(&str, Node)>| {
+            let mut outputs = vec![("app/web", node(program))];
+            outputs.extend(more);
+            let image = image(outputs).unwrap();
+            image.check(&artifact()).unwrap();
+            image.check_interpreters(&artifact()).map_err(|error| error.to_string())
+        };
+        let loader = "/lib64/ld-linux-x86-64.so.2";
+        let error = check(&elf(Some(loader)), Vec::new()).unwrap_err();
+        assert_eq!(
+            error,
+            "`run` starts /app/web, which is linked dynamically and needs /lib64/ld-linux-x86-64.so.2, but that is not in \
+             the image; add `runtime = [\"libc6\"]`, or link it statically"
+        );
+        assert_eq!(check(&elf(None), Vec::new()), Ok(()));
+        // As Debian has it: through two links.
+        let debian = || {
+            vec![
+                ("usr/lib64/ld-linux-x86-64.so.2", Node::Link { target: "/lib/x86_64-linux-gnu/ld.so".into() }),
+                ("usr/lib/x86_64-linux-gnu/ld.so", node(b"loader")),
+            ]
+        };
+        assert_eq!(check(&elf(Some(loader)), debian()), Ok(()));
+        // Nobody links through a link that leads nowhere.
+        let dangling = vec![("usr/lib64/ld-linux-x86-64.so.2", Node::Link { target: "gone".into() })];
+        assert!(check(&elf(Some(loader)), dangling).is_err());
+        let error = check(b"#! /usr/bin/python3 -u\n", Vec::new()).unwrap_err();
+        assert_eq!(
+            error,
+            "`run` starts /app/web, which is a script for /usr/bin/python3, but that is not in the image; add the package \
+             with it to `runtime`, or correct the script's first line"
+        );
+        assert_eq!(check(b"#!/bin/sh\n", vec![("usr/bin/sh", node(&elf(None)))]), Ok(()));
+        let error = check(b"#!/bin/sh\n", vec![("usr/bin/sh", node(&elf(Some(loader))))]).unwrap_err();
+        assert!(error.starts_with("`run` starts /bin/sh, which is linked dynamically"), "{error}");
+        // Round in a circle: the kernel's to refuse.
+        assert_eq!(check(b"#!/app/web\n", Vec::new()), Ok(()));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use adamant_recipe::Artifact;
 use adamant_sandbox::{Access, Exit, Fds, Kind, Limit, Limits, Mount, Outcome, Sandbox, SandboxError, Source, Spec};
 
 use crate::abi;
+use crate::missing;
 use crate::network::{self, Wanted};
 
 /// Takes each line as it is written. Called on a blocking thread; must not block for long.
@@ -79,17 +80,52 @@ pub enum StepError {
         /// Its last lines.
         tail: Vec<String>,
     },
+    /// It failed where the disk had no room for it.
+    #[error("the build command {how} while the disk was full{}", shown(tail))]
+    Full {
+        /// Exit status or signal.
+        how: String,
+        /// Its last lines.
+        tail: Vec<String>,
+    },
     /// It failed.
-    #[error("the build command {how}{}", shown(tail))]
+    #[error("the build command {how}{}{}", missing.as_deref().map(wanting).unwrap_or_default(), shown(tail))]
     Failed {
         /// Exit status or signal.
         how: String,
+        /// A program it did not find, or "a program" if it did not say which.
+        missing: Option<String>,
         /// Its last lines.
         tail: Vec<String>,
     },
     /// Ours.
     #[error("cannot read the output of the build: {0}")]
     Output(#[source] io::Error),
+}
+
+/// Room that a step which failed for want of it may have left: what it removed when it ended.
+const LEFT: u64 = 256 << 20;
+/// With less room than this no step gets far.
+const LITTLE: u64 = 1 << 20;
+
+impl StepError {
+    /// The same, or that the disk is full, given the bytes that are free.
+    pub(crate) fn on_disk(self, room: Option<u64>) -> Self {
+        match (self, room) {
+            (Self::Failed { how, tail, .. }, Some(room)) if room < LITTLE || (room < LEFT && says_full(&tail)) => {
+                Self::Full { how, tail }
+            }
+            (other, _) => other,
+        }
+    }
+}
+
+fn says_full(tail: &[String]) -> bool {
+    tail.iter().any(|line| line.contains("No space left on device") || line.contains("Disk quota exceeded"))
+}
+
+fn wanting(missing: &str) -> String {
+    format!(": {missing} is missing; add its Debian package to `toolchain` and run `adamant lock`")
 }
 
 fn shown(tail: &[String]) -> String {
@@ -203,7 +239,8 @@ fn judge(artifact: &Artifact, outcome: Outcome, lines: &Lines) -> Result<Outcome
         Exit::Code(code) => format!("exited with {code}"),
         Exit::Signal(signal) => format!("was ended by signal {signal}"),
     };
-    Err(StepError::Failed { how, tail })
+    let missing = missing::program(&last, outcome.exit == Exit::Code(127));
+    Err(StepError::Failed { how, missing, tail })
 }
 
 /// Cuts output into lines, keeps its beginning and its end.
@@ -295,6 +332,32 @@ mod tests {
         let (heard, log, _) = hear(b"one\r\n\x1b[31mred\ttab\nlast \xff");
         assert_eq!(heard, ["one", "[31mred\ttab", "last \u{fffd}"]);
         assert_eq!(log, b"one\r\n\x1b[31mred\ttab\nlast \xff");
+    }
+
+    #[test]
+    fn a_failure_on_a_full_disk_is_the_disk_s() {
+        let check = |line: &str, room: Option<u64>| {
+            let failed = StepError::Failed { how: "exited with 2".into(), missing: None, tail: vec![line.to_owned()] };
+            let error = failed.on_disk(room);
+            assert!(error.to_string().contains(line));
+            matches!(error, StepError::Full { .. })
+        };
+        let said = "as: out.o: No space left on device";
+        assert!(check("error", Some(0)) && check(said, Some(0)) && check(said, Some(100 << 20)));
+        assert!(!check("error", Some(100 << 20)) && !check("error", None));
+        // The step's own /tmp was full.
+        assert!(!check(said, Some(10 << 30)));
+    }
+
+    #[test]
+    fn a_missing_program_is_said_before_the_last_lines() {
+        let (how, tail) = ("exited with 127".to_owned(), vec!["sh: 1: bison: not found".to_owned()]);
+        let error = StepError::Failed { how, missing: Some("`bison`".to_owned()), tail };
+        assert_eq!(
+            error.to_string(),
+            "the build command exited with 127: `bison` is missing; add its Debian package to `toolchain` and run \
+             `adamant lock`; its last lines:\n  sh: 1: bison: not found"
+        );
     }
 
     #[test]

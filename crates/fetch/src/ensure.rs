@@ -125,13 +125,14 @@ impl Fetcher {
             match self.http.store(url, expect, &*self.blobs).await {
                 Ok((_, bytes)) => return Ok((job.name, bytes)),
                 Err(error @ FetchError::Gone { .. }) => gone = Some(error),
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.of(&job.name)),
             }
         }
         let mirrors = job.urls.iter().chain(&job.fallbacks).filter_map(|url| url.split("/pool/").next());
         let mirrors = mirrors.collect::<Vec<_>>().join(", ");
         match gone {
-            Some(error) if !job.versioned => Err(error),
+            Some(error) if !job.versioned && job.urls.len() == 1 => Err(error),
+            Some(_) if !job.versioned => Err(FetchError::Nowhere { name: job.name, urls: job.urls }),
             _ => Err(FetchError::Vanished { name: job.name, mirrors }),
         }
     }

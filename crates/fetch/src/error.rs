@@ -14,6 +14,15 @@ pub enum FetchError {
     /// The address is refused before anything was sent.
     #[error(transparent)]
     Refused(#[from] crate::guard::Refused),
+    /// The same, of an input with a name.
+    #[error("{name}: {refused}")]
+    RefusedInput {
+        /// The input.
+        name: String,
+        /// Why.
+        #[source]
+        refused: crate::guard::Refused,
+    },
     /// The server says it has no such thing.
     #[error("{url} does not exist (HTTP {status}): check the address")]
     Gone {
@@ -21,6 +30,14 @@ pub enum FetchError {
         url: String,
         /// 404 or 410.
         status: u16,
+    },
+    /// Nobody who was asked has it.
+    #[error("{name}: none of {} exists (HTTP 404): check the address", urls.join(", "))]
+    Nowhere {
+        /// The input.
+        name: String,
+        /// All that was asked for.
+        urls: Vec<String>,
     },
     /// The server answers something else than the file.
     #[error("{url} answers HTTP {status}")]
@@ -56,6 +73,20 @@ pub enum FetchError {
         /// Where the bytes came from.
         url: String,
         /// What the lock says.
+        expected: Digest,
+        /// What arrived.
+        found: Digest,
+    },
+    /// Other bytes than the recipe names.
+    #[error(
+        "source {name}: {url} has {found}, `sha256` of [sources.{name}] in adamant.toml says {expected}: correct it if these are the bytes you want, or correct `url`"
+    )]
+    OtherThanRecipe {
+        /// The source.
+        name: String,
+        /// Where the bytes came from.
+        url: String,
+        /// What the recipe says.
         expected: Digest,
         /// What arrived.
         found: Digest,
@@ -96,6 +127,14 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Says which input was refused.
+    pub(crate) fn of(self, name: &str) -> Self {
+        match self {
+            Self::Refused(refused) => Self::RefusedInput { name: name.to_owned(), refused },
+            other => other,
+        }
+    }
+
     /// Whether trying again later can help.
     pub fn is_temporary(&self) -> bool {
         match self {

@@ -19,7 +19,10 @@ pub enum Refused {
     #[error("{0} is not an http or https address without credentials")]
     Address(String),
     /// The host is, or resolves to, an address that is not public.
-    #[error("{host} is at {address}, which is {kind}: an administrator can allow the host for fetching")]
+    #[error(
+        "{} is {kind} and not fetched from: take a public address, or let an administrator start the server with `adamant up --allow-private {host}`",
+        located(host, *address)
+    )]
     NotPublic {
         /// Host as written.
         host: String,
@@ -42,6 +45,11 @@ pub enum Refused {
 }
 
 const MAX_REDIRECTS: usize = 5;
+
+/// A host with its address, once if they are the same.
+fn located(host: &str, address: IpAddr) -> String {
+    if plain(host).parse() == Ok(address) { address.to_string() } else { format!("{host}, at {address},") }
+}
 
 /// Which addresses may be connected to.
 #[derive(Debug, Clone)]
@@ -255,7 +263,7 @@ mod tests {
         let refused = guard.check_address("evil.example", private).unwrap_err().to_string();
         assert_eq!(
             refused,
-            "evil.example is at 10.0.0.1, which is private: an administrator can allow the host for fetching"
+            "evil.example, at 10.0.0.1, is private and not fetched from: take a public address, or let an administrator start the server with `adamant up --allow-private evil.example`"
         );
     }
 }

@@ -31,7 +31,7 @@ impl Fetcher {
         let name = format!("source {}", source.name);
         let max = self.config.limits.input_bytes;
         let expect = Expect { name: &name, digest: source.digest, size: None, max };
-        let mut last = None;
+        let (mut gone, mut last) = (Vec::new(), None);
         for url in addresses(&source.url, &self.config) {
             let stored: Result<(Digest, u64), FetchError> = self.http.store(&url, expect, &*self.blobs).await;
             match stored {
@@ -39,11 +39,22 @@ impl Fetcher {
                     return Ok(UrlInput { name: source.name.clone(), url: source.url.clone(), digest, size });
                 }
                 // Another archive may have it.
-                Err(error @ FetchError::Gone { .. }) => last = Some(error),
-                Err(error) => return Err(error),
+                Err(error @ FetchError::Gone { .. }) => {
+                    gone.push(url);
+                    last = Some(error);
+                }
+                // Nothing is locked yet: what was expected is what the recipe says.
+                Err(FetchError::Mismatch { url, expected, found, .. }) => {
+                    return Err(FetchError::OtherThanRecipe { name: source.name.clone(), url, expected, found });
+                }
+                Err(error) => return Err(error.of(&name)),
             }
         }
-        Err(last.unwrap_or_else(|| FetchError::Config(format!("no mirror is set for {}", source.url))))
+        Err(match last {
+            None => FetchError::Config(format!("no mirror is set for {}", source.url)),
+            Some(error) if gone.len() == 1 => error,
+            Some(_) => FetchError::Nowhere { name, urls: gone },
+        })
     }
 }
 

@@ -8,5 +8,5 @@ mod lock;
 mod members;
 
 pub use agree::{Disagreement, Manifest, agrees};
-pub use lock::{CargoLock, CargoLockError, Crate, Local, parse};
+pub use lock::{CargoLock, CargoLockError, Crate, Dependency, Local, parse};
 pub use members::{MembersError, manifests};

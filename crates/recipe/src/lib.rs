@@ -23,7 +23,7 @@ pub use lock::{Lock, Package, PackageSet, UrlInput, set_name};
 pub use names::{
     Mirrored, NameError, PackageRequest, image_path, label, mirrored, package_name, package_version, relative_path, url,
 };
-pub use propose::{Choice, Facts, Proposal, propose};
+pub use propose::{Choice, Facts, Proposal, ProposeError, Unused, propose};
 pub use read::{Place, RecipeError};
 pub use step::{Commit, Machine, Step, StepInput};
 

@@ -25,8 +25,7 @@ impl Facts {
     pub fn wants(path: &str) -> bool {
         let name = path.rsplit('/').next().unwrap_or_default();
         let source = [".c", ".cc", ".cpp", ".rs"].iter().any(|end| name.ends_with(end));
-        path.matches('/').count() <= 4
-            && (matches!(name, "Makefile" | "GNUmakefile" | "makefile" | "Cargo.toml" | "Cargo.lock") || source)
+        path.matches('/').count() <= 4 && (MANIFESTS.contains(&name) || name == "Cargo.lock" || source)
     }
 
     pub(crate) fn has(&self, path: &str) -> bool {
@@ -52,6 +51,38 @@ pub struct Proposal {
     pub choices: Vec<Choice>,
 }
 
+/// Why nothing could be proposed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// No file that says how something is built.
+    #[error("there is neither a Makefile nor a Cargo.toml here")]
+    Nothing,
+    /// There are some, and none of them makes a program.
+    #[error("nothing that is here makes a program: {}", listed(.0))]
+    Unused(Vec<Unused>),
+}
+
+/// A file that was found and not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unused {
+    /// Its path.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Most unused files that an error names.
+const MAX_UNUSED: usize = 5;
+
+fn listed(unused: &[Unused]) -> String {
+    let mut shown: Vec<String> =
+        unused.iter().take(MAX_UNUSED).map(|one| format!("{} {}", one.path, one.reason)).collect();
+    if unused.len() > MAX_UNUSED {
+        shown.push(format!("and {} more", unused.len() - MAX_UNUSED));
+    }
+    shown.join("; ")
+}
+
 /// An artifact as proposed; only what differs from the defaults is written.
 #[derive(Debug, Default)]
 struct Draft {
@@ -67,12 +98,14 @@ struct Draft {
     health: Option<String>,
 }
 
+/// Files that say how something is built.
+const MANIFESTS: [&str; 4] = ["Makefile", "GNUmakefile", "makefile", "Cargo.toml"];
 /// Most artifacts proposed.
 const MAX_DRAFTS: usize = 8;
 
-/// Proposes a recipe for `project`; `None` if there is neither a Makefile nor a Cargo.toml with
+/// Proposes a recipe for `project`; an error if there is neither a Makefile nor a Cargo.toml with
 /// a program at the root or one directory below.
-pub fn propose(project: &str, facts: &Facts) -> Option<Proposal> {
+pub fn propose(project: &str, facts: &Facts) -> Result<Proposal, ProposeError> {
     let project = to_label(project);
     let mut choices =
         vec![Choice { choice: format!("project = {}", quote(&project)), reason: "the directory's name".to_owned() }];
@@ -93,7 +126,8 @@ pub fn propose(project: &str, facts: &Facts) -> Option<Proposal> {
     }
     drafts.truncate(MAX_DRAFTS);
     if drafts.is_empty() {
-        return None;
+        let unused = unused(facts);
+        return Err(if unused.is_empty() { ProposeError::Nothing } else { ProposeError::Unused(unused) });
     }
     unique_names(&mut drafts);
     let mut recipe = format!("project = {}\n", quote(&project));
@@ -101,14 +135,36 @@ pub fn propose(project: &str, facts: &Facts) -> Option<Proposal> {
         serve::fill(draft, facts, &mut choices);
         write_draft(&mut recipe, draft);
     }
-    Some(Proposal { recipe, choices })
+    Ok(Proposal { recipe, choices })
+}
+
+/// Every Makefile and Cargo.toml, of a tree of which none could be used.
+fn unused(facts: &Facts) -> Vec<Unused> {
+    let mut unused = Vec::new();
+    for path in &facts.paths {
+        let (dir, name) = path.rsplit_once('/').unwrap_or((".", path));
+        if !MANIFESTS.contains(&name) {
+            continue;
+        }
+        let reason = if dir.contains('/') {
+            "lies deeper than one directory below the root".to_owned()
+        } else if name == "Cargo.toml" {
+            rust::why_not(path, facts)
+        } else {
+            "stands beside a Cargo.toml, which goes first".to_owned()
+        };
+        unused.push(Unused { path: path.clone(), reason });
+    }
+    unused.sort_by_key(|one| one.path.matches('/').count());
+    unused
 }
 
 /// The root and the directories one below that hold a Makefile or a Cargo.toml.
 fn directories(facts: &Facts) -> Vec<String> {
     let mut found = vec![".".to_owned()];
     for path in &facts.paths {
-        if let Some((dir, "Makefile" | "GNUmakefile" | "makefile" | "Cargo.toml")) = path.rsplit_once('/')
+        if let Some((dir, name)) = path.rsplit_once('/')
+            && MANIFESTS.contains(&name)
             && !dir.contains('/')
             && names::relative_path(dir).is_ok()
         {
@@ -248,7 +304,29 @@ mod tests {
 
     #[test]
     fn nothing_to_build() {
-        assert_eq!(propose("x", &facts(&[("README.md", "")])), None);
+        let check = |files: &[(&str, &str)], expect: &str| {
+            assert_eq!(propose("x", &facts(files)).unwrap_err().to_string(), expect);
+        };
+        check(&[("README.md", "")], "there is neither a Makefile nor a Cargo.toml here");
+        let library = "[package]\nname = \"shop\"\n";
+        check(
+            &[("Cargo.toml", library), ("src/lib.rs", ""), ("Makefile", "all:\n")],
+            "nothing that is here makes a program: Cargo.toml is a library: it has neither src/main.rs nor src/bin/ nor \
+             [[bin]]; Makefile stands beside a Cargo.toml, which goes first",
+        );
+        check(
+            &[("Cargo.toml", "[workspace]\nmembers = [\"a\"]\n"), ("a/Cargo.toml", library)],
+            "nothing that is here makes a program: Cargo.toml is a workspace without a program; a/Cargo.toml is a \
+             library: it has neither src/main.rs nor src/bin/ nor [[bin]]",
+        );
+        check(&[("Cargo.toml", "x")], "nothing that is here makes a program: Cargo.toml is not TOML of Cargo's shape");
+        check(
+            &[("a/b/Makefile", "web: web.c\n")],
+            "nothing that is here makes a program: a/b/Makefile lies deeper than one directory below the root",
+        );
+        let many: Vec<String> = (0..9).map(|n| format!("a/b{n}/Makefile")).collect();
+        let facts = Facts { paths: many, ..Facts::default() };
+        assert!(propose("x", &facts).unwrap_err().to_string().ends_with("; and 4 more"));
     }
 
     #[test]

@@ -49,16 +49,32 @@ impl Problem {
         self
     }
 
-    /// On one line, for git's `ng` and for logs.
+    /// In one text, for logs. Causes may have several lines.
     pub(crate) fn line(&self) -> String {
-        let mut line = self.error.message.clone();
+        self.joined(str::to_owned)
+    }
+
+    /// On one line, for git's `ng`. A first line that ends in a colon announces what follows; that
+    /// clause is left out with it.
+    pub(crate) fn short(&self) -> String {
+        self.joined(|text| match text.split_once('\n') {
+            None => text.to_owned(),
+            Some((first, _)) => {
+                let announced = first.strip_suffix(':').and_then(|first| first.rsplit_once("; "));
+                announced.map_or(first, |(before, _)| before).to_owned()
+            }
+        })
+    }
+
+    fn joined(&self, shape: impl Fn(&str) -> String) -> String {
+        let mut line = shape(&self.error.message);
         for cause in &self.error.causes {
             line.push_str(": ");
-            line.push_str(cause);
+            line.push_str(&shape(cause));
         }
         if let Some(hint) = &self.error.hint {
             line.push_str(" (");
-            line.push_str(hint);
+            line.push_str(&shape(hint));
             line.push(')');
         }
         line
@@ -123,5 +139,20 @@ impl From<std::io::Error> for Problem {
             return Self::new(Class::Unavailable, "the disk is full").hint("free some space, then try again");
         }
         Self::internal("the system refused an operation", error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_ends_before_what_takes_several() {
+        let failed = |cause: &str| Problem::no("web was not built").cause(cause);
+        let problem = failed("the build command exited with 2; its last lines:\n  cc -o web\n  web.c:1: error");
+        assert_eq!(problem.short(), "web was not built: the build command exited with 2");
+        assert!(problem.line().ends_with("; its last lines:\n  cc -o web\n  web.c:1: error"));
+        assert_eq!(failed("a: b; c").short(), "web was not built: a: b; c");
+        assert_eq!(failed("one\ntwo").hint("do\nit").short(), "web was not built: one (do)");
     }
 }

@@ -173,7 +173,7 @@ impl Platform {
         let export: adamant_build::Export = Arc::new(move |dest| {
             // Called on a blocking thread of this runtime.
             let exported = runtime.block_on(repository.export(oid, &path, dest));
-            exported.map(|tree| (*tree).clone()).map_err(|error| not_exported(dest, &error))
+            exported.map(|tree| (*tree).clone()).map_err(|error| not_exported(dest, error))
         });
         let mut sources = Vec::new();
         for name in &artifact.sources {
@@ -357,12 +357,10 @@ impl<'a> Steps<'a> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn fetch_problem(error: FetchError) -> Problem {
-    let class = match &error {
-        FetchError::Network { .. } | FetchError::Status { .. } | FetchError::Write { .. } | FetchError::Read { .. } => {
-            Class::Unavailable
-        }
+    let class = match error {
+        FetchError::Write(error) => return error.into(),
+        FetchError::Network { .. } | FetchError::Status { .. } | FetchError::Read { .. } => Class::Unavailable,
         FetchError::Mismatch { .. } => Class::Conflict,
         _ => Class::Usage,
     };
@@ -377,21 +375,27 @@ fn lock_problem(error: LockFetchError) -> Problem {
 }
 
 /// Why a tree was not laid down in `dest`, which is ours: the pusher knows the paths of the tree.
-fn not_exported(dest: &Path, error: &ExportError) -> String {
+fn not_exported(dest: &Path, error: ExportError) -> Box<dyn std::error::Error + Send + Sync> {
     match error {
-        ExportError::Io { path, source } => match path.strip_prefix(dest) {
-            Ok(path) if path != Path::new("") => format!("`{}`: {source}", path.display()),
-            _ => format!("the tree cannot be written: {source}"),
-        },
-        ExportError::NotEmpty(_) => "the tree cannot be written: its place is taken".to_owned(),
-        other => other.to_string(),
+        ExportError::Io { path, source } => {
+            let path = match path.strip_prefix(dest) {
+                Ok(path) if path != Path::new("") => path.to_owned(),
+                _ => "the tree".into(),
+            };
+            Box::new(ExportError::Io { path, source })
+        }
+        ExportError::NotEmpty(_) => "the tree cannot be written: its place is taken".into(),
+        other => other.into(),
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn build_problem(artifact: &str, error: BuildError) -> Problem {
     let text = error.to_string();
-    let problem = if error.is_ours() {
+    let problem = if error.is_full() {
+        Problem::new(Class::Unavailable, format!("the disk is full: {artifact} could not be built"))
+            .hint("free some space, then push again")
+    } else if error.is_ours() {
         Problem::new(Class::Unavailable, format!("{artifact} could not be built here"))
     } else {
         Problem::no(format!("{artifact} was not built"))
@@ -410,20 +414,43 @@ fn packages(lock: &Lock, artifact: &str, use_: &str) -> Vec<Deb> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use adamant_build::StepError;
 
     #[test]
     fn a_pusher_reads_no_path_of_the_server() {
         let dest = Path::new("/srv/adamant/work/x/build");
         let check = |error: ExportError, expect: &str| {
-            let text = not_exported(dest, &error);
+            let text = not_exported(dest, error).to_string();
             assert!(text.contains(expect) && !text.contains("/srv"), "{text}");
         };
         let io =
             |path: &Path| ExportError::Io { path: path.to_owned(), source: std::io::ErrorKind::StorageFull.into() };
-        check(io(&dest.join("src/a.c")), "`src/a.c`: ");
-        check(io(dest), "the tree cannot be written: ");
-        check(io(Path::new("/srv/adamant/elsewhere")), "the tree cannot be written: ");
+        check(io(&dest.join("src/a.c")), "src/a.c: ");
+        check(io(dest), "the tree: ");
+        check(io(Path::new("/srv/adamant/elsewhere")), "the tree: ");
         check(ExportError::NotEmpty(dest.to_owned()), "the tree cannot be written: ");
         check(ExportError::BadName("a/.git".to_owned()), "`a/.git`");
+    }
+
+    #[test]
+    fn a_full_disk_is_said_to_be_one() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let log = Digest::of(b"");
+        let step = |source| BuildError::Step { log, source: Box::new(source) };
+        let failed = || StepError::Failed { how: "exited with 2".into(), missing: None, tail: Vec::new() };
+        for error in [
+            BuildError::Export(Box::new(full())),
+            BuildError::Store(adamant_store::WriteBlobError::Io(full())),
+            step(StepError::Full { how: "exited with 2".into(), tail: Vec::new() }),
+        ] {
+            let problem = build_problem("web", error);
+            assert_eq!(problem.error.class, Class::Unavailable);
+            assert!(problem.short().starts_with("the disk is full: web could not be built: "), "{problem}");
+        }
+        let problem = build_problem("web", step(failed()));
+        assert_eq!(problem.error.class, Class::No);
+        assert_eq!(problem.error.message, "web was not built");
+        let problem = fetch_problem(FetchError::Write(adamant_store::WriteBlobError::Io(full())));
+        assert!(problem.error.class == Class::Unavailable && problem.line().contains("the disk is full"), "{problem}");
     }
 }

@@ -147,9 +147,8 @@ impl Platform {
             .hint("push to the project's own remote, or change `project` in adamant.toml"));
         }
         let lock = Lock::parse(&lock_text).map_err(|e| Problem::usage(e.to_string()))?;
-        adamant_recipe::lock_agrees(&recipe, &lock).map_err(|e| {
-            Problem::usage(e.to_string()).hint("run `adamant lock`, commit adamant.lock and push again")
-        })?;
+        adamant_recipe::lock_agrees(&recipe, &lock)
+            .map_err(|e| Problem::usage(e.to_string()).hint("commit adamant.lock and push again"))?;
 
         let mut native = BTreeMap::new();
         let mut files = BTreeMap::from([(LOCK_FILE.to_owned(), lock_text.into_bytes())]);

@@ -380,7 +380,7 @@ impl Receiver for Pipeline {
                     tracing::error!(error = %problem.error.message, internal, "push failed");
                 }
                 // A ref is refused in one line; the side band had them all.
-                problem.line().lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
+                problem.short()
             })
         })
     }

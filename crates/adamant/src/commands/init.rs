@@ -1,10 +1,10 @@
 //! `init` and `lock`: from a directory to a repository that can be pushed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adamant_api::{LockRequest, Locked, NewProject, Project};
+use adamant_api::{Class, LockRequest, Locked, NewProject, Project};
 use adamant_recipe::{LOCK_FILE, Lock, RECIPE_FILE, Recipe};
 
 use super::{connect, segment};
@@ -33,9 +33,8 @@ pub(super) async fn init(data: Option<&Path>, named: Option<&str>, json: bool) -
             Some(name) => name.to_owned(),
             None => directory_name(&root),
         };
-        let proposal = adamant_recipe::propose(&name, &facts(&root)?).ok_or_else(|| {
-            Failure::usage("there is neither a Makefile nor a Cargo.toml here")
-                .hint("write adamant.toml by hand: docs/recipe.md shows how")
+        let proposal = adamant_recipe::propose(&name, &facts(&root)?).map_err(|error| {
+            Failure::usage(error.to_string()).hint("write adamant.toml by hand: docs/recipe.md shows how")
         })?;
         write_durably(&recipe_path, proposal.recipe.as_bytes())?;
         let choices = proposal.choices.into_iter().map(|c| (c.choice, c.reason)).collect();
@@ -106,21 +105,25 @@ fn directory_name(root: &Path) -> String {
 /// What the directory shows that decides templates: what git would commit, and the texts of
 /// files that help.
 fn facts(root: &Path) -> Result<adamant_recipe::Facts, Failure> {
-    let listed = git(root, &["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .map_err(|problem| Failure::usage("git cannot list the files here").cause(problem))?;
-    let mut facts = adamant_recipe::Facts::default();
-    for path in listed.split('\0').filter(|path| !path.is_empty()) {
-        facts.paths.push(path.to_owned());
+    let mut facts = adamant_recipe::Facts { paths: listed(root)?, ..Default::default() };
+    for path in &facts.paths {
         let fits = std::fs::metadata(root.join(path)).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_NATIVE);
         if fits
             && facts.texts.len() < MAX_TEXTS
             && adamant_recipe::Facts::wants(path)
             && let Ok(text) = std::fs::read_to_string(root.join(path))
         {
-            facts.texts.insert(path.to_owned(), text);
+            facts.texts.insert(path.clone(), text);
         }
     }
     Ok(facts)
+}
+
+/// What git would commit, as paths from the root.
+fn listed(root: &Path) -> Result<Vec<String>, Failure> {
+    let listed = git(root, &["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .map_err(|problem| Failure::usage("git cannot list the files here").cause(problem))?;
+    Ok(listed.split('\0').filter(|path| !path.is_empty()).map(str::to_owned).collect())
 }
 
 fn read_recipe(root: &Path) -> Result<Recipe, Failure> {
@@ -145,11 +148,16 @@ pub(super) async fn lock(data: Option<&Path>, update: bool, check: bool, json: b
             return Err(Failure::no(format!("there is no {LOCK_FILE}")).hint("run `adamant lock`"));
         };
         let lock = Lock::parse(&text).map_err(|e| Failure::usage(e.to_string()))?;
-        adamant_recipe::lock_agrees(&recipe, &lock)
-            .map_err(|e| Failure::no(e.to_string()).hint("run `adamant lock`"))?;
-        output::result(format!("{LOCK_FILE} fits {RECIPE_FILE}"))?;
+        adamant_recipe::lock_agrees(&recipe, &lock).map_err(|e| Failure::no(e.to_string()))?;
+        check_manifests(&root, &recipe, Class::No)?;
+        if json {
+            output::json(&serde_json::json!({ "fits": true }))?;
+        } else {
+            output::result(format!("{LOCK_FILE} fits {RECIPE_FILE}"))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
+    check_manifests(&root, &recipe, Class::Usage)?;
     let request = LockRequest {
         recipe: std::fs::read_to_string(root.join(RECIPE_FILE))?,
         lock: present.clone(),
@@ -178,6 +186,42 @@ pub(super) async fn lock(data: Option<&Path>, update: bool, check: bool, json: b
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether every native lock of the recipe answers the manifests beside it, as a push will be
+/// asked; `class` is that of the refusal.
+fn check_manifests(root: &Path, recipe: &Recipe, class: Class) -> Result<(), Failure> {
+    let locks: BTreeSet<String> = recipe.artifacts.iter().flat_map(adamant_recipe::Artifact::native_locks).collect();
+    if locks.is_empty() {
+        return Ok(());
+    }
+    let mut paths = listed(root)?;
+    paths.retain(|path| root.join(path).is_file());
+    let read = |path: &str| {
+        std::fs::read_to_string(root.join(path)).map_err(|e| Failure::usage(format!("cannot read {path}")).cause(e))
+    };
+    for lock_path in &locks {
+        let dir = lock_path.strip_suffix("/Cargo.lock").unwrap_or(".");
+        let root_manifest = if dir == "." { "Cargo.toml".to_owned() } else { format!("{dir}/Cargo.toml") };
+        if !root.join(lock_path).is_file() {
+            return Err(Failure::new(class, format!("there is no {lock_path}"))
+                .hint("`cargo generate-lockfile` writes it; commit it"));
+        }
+        let lock = adamant_recipe::cargo::parse(&read(lock_path)?)
+            .map_err(|e| Failure::new(class, format!("{lock_path}: {e}")))?;
+        if !paths.contains(&root_manifest) {
+            // The manifest comes with a source archive; cargo's `--locked` compares them.
+            continue;
+        }
+        let members = adamant_recipe::cargo::manifests(dir, &read(&root_manifest)?, paths.iter().map(String::as_str))
+            .map_err(|e| Failure::new(class, e.to_string()))?;
+        let texts = members.into_iter().map(|path| Ok((read(&path)?, path))).collect::<Result<Vec<_>, Failure>>()?;
+        let manifests: Vec<_> =
+            texts.iter().map(|(text, path)| adamant_recipe::cargo::Manifest { path, text }).collect();
+        adamant_recipe::cargo::agrees(&manifests, &lock)
+            .map_err(|e| Failure::new(class, format!("{lock_path} disagrees with its manifest")).cause(e))?;
+    }
+    Ok(())
 }
 
 /// Replaces a file so that a crash leaves the old or the new one.

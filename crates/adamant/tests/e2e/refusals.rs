@@ -70,6 +70,13 @@ fn pushes_that_cannot_become_a_release_say_why() {
     let rusty = world.project("rusty", &files);
     rusty.commit("serde is not locked");
     says(&refused(&rusty), &["Cargo.lock", "disagrees", "serde"]);
+    says(&rusty.adamant(&["lock", "--check"]).fails(1), &["Cargo.lock", "disagrees", "cargo generate-lockfile"]);
+    says(&rusty.adamant(&["lock"]).fails(2), &["Cargo.lock", "disagrees", "cargo generate-lockfile"]);
+    rusty.write("Cargo.toml", &manifest.replace("serde = \"1\"\n", ""));
+    assert_eq!(
+        rusty.adamant(&["lock", "--check", "--json"]).ok().split_whitespace().collect::<String>(),
+        "{\"fits\":true}"
+    );
 
     // A step that wants the network.
     let fetching = "out:\n\t@echo fetching http://downloads.example.org/tool.tar.gz\n\
@@ -88,6 +95,13 @@ fn pushes_that_cannot_become_a_release_say_why() {
     let failing = world.project("failing", &[("adamant.toml", &recipe("failing")), ("Makefile", "out:\n\tfalse\n")]);
     failing.commit("fails");
     says(&refused(&failing), &["web was not built"]);
+    // A program that is not in the toolchain; and git's own line says no more than it has.
+    failing.write("Makefile", "out:\n\tbison --version > out\n");
+    failing.commit("wants bison");
+    let said = refused(&failing);
+    says(&said, &["`bison` is missing", "`toolchain`"]);
+    let line = said.lines().find(|line| line.contains("remote rejected")).unwrap_or_default();
+    assert!(line.contains("exited with 2") && !line.contains("last lines"), "{line}");
     failing.write("Makefile", "out:\n\ttrue\n");
     failing.commit("makes nothing");
     says(&refused(&failing), &["web was not built", "out"]);
@@ -304,6 +318,15 @@ fn a_full_disk_loses_nothing() {
     let release = world.shop.release_of(&commit);
     world.shop.await_healthy("dev", &release);
     world.assert_sound("with room again");
+
+    // A build command that fills the disk itself: not the commit's fault, and nothing of it stays.
+    let filling = "out:\n\tdd if=/dev/zero of=big bs=1M count=2000\n\techo > out\n";
+    let filling = world.project("filling", &[("adamant.toml", &recipe("filling")), ("Makefile", filling)]);
+    filling.commit("fills the disk");
+    let said = refused(&filling);
+    says(&said, &["the disk is full", "could not be built", "while the disk was full", "free some space"]);
+    assert!(free() > 1 << 20, "the work directory stayed");
+    world.assert_sound("after a build filled the disk");
 
     // A kill while it is full, and a start with room.
     let count = (free() >> 10).to_string();

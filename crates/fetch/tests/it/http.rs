@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use adamant_digest::Digest;
-use adamant_fetch::{FetchError, Fetcher};
+use adamant_fetch::{Archive, FetchError, Fetcher};
 use adamant_recipe::cargo::Crate;
 use adamant_recipe::{Lock, Source, UrlInput};
 
@@ -97,22 +97,63 @@ async fn private_addresses_are_refused() {
     let port = server.base.rsplit(':').next().unwrap();
     for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433"] {
         let error = strict().lock_url(&source(format!("http://{host}:{port}/f"))).await.unwrap_err();
-        assert!(matches!(error, FetchError::Refused(_)), "{host}: {error}");
+        assert!(matches!(error, FetchError::RefusedInput { .. }), "{host}: {error}");
     }
     assert_eq!(server.seen().len(), 0);
+    let error = strict().lock_url(&source(format!("http://127.0.0.1:{port}/f"))).await.unwrap_err().to_string();
+    let expect = "source src: 127.0.0.1 is loopback and not fetched from: take a public address, or let an administrator \
+                  start the server with `adamant up --allow-private 127.0.0.1`";
+    assert_eq!(error, expect);
+    let error = strict().lock_url(&source(format!("http://localhost:{port}/f"))).await.unwrap_err().to_string();
+    assert!(error.contains("localhost, at ") && error.ends_with("`adamant up --allow-private localhost`"), "{error}");
     // An allowed host must not lead to one that is not.
     server.put("/r", Answer::Redirect(format!("http://localhost:{port}/f")));
     let error = server.fetcher(&store).lock_url(&source(format!("{}/r", server.base))).await.unwrap_err();
-    assert!(matches!(error, FetchError::Refused(_)), "{error}");
+    assert!(matches!(error, FetchError::RefusedInput { .. }), "{error}");
     server.put("/r", Answer::Redirect("http://169.254.169.254/latest/meta-data".into()));
     let error = server.fetcher(&store).lock_url(&source(format!("{}/r", server.base))).await.unwrap_err();
-    assert!(error.to_string().contains("169.254.169.254, which is link-local"), "{error}");
+    assert!(error.to_string().contains("169.254.169.254 is link-local"), "{error}");
     server.put("/r", Answer::Redirect("/r".into()));
     let error = server.fetcher(&store).lock_url(&source(format!("{}/r", server.base))).await.unwrap_err();
     assert!(error.to_string().contains("redirects more than 5 times"), "{error}");
     server.put("/r", Answer::Redirect("/f".into()));
     assert!(server.fetcher(&store).lock_url(&source(format!("{}/r", server.base))).await.is_ok());
     assert_eq!(server.seen().iter().filter(|path| *path == "/f").count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_source_is_said_in_words_of_the_recipe() {
+    let server = Server::start().await;
+    let store = Memory::default();
+    server.put("/f", Answer::File(b"f".to_vec()));
+    let pinned = Source { digest: Some(Digest::of(b"g")), ..source(format!("{}/f", server.base)) };
+    let error = server.fetcher(&store).lock_url(&pinned).await.unwrap_err();
+    let expect = format!(
+        "source src: {}/f has {}, `sha256` of [sources.src] in adamant.toml says {}: correct it if these are the bytes \
+         you want, or correct `url`",
+        server.base,
+        Digest::of(b"f"),
+        Digest::of(b"g")
+    );
+    assert_eq!(error.to_string(), expect);
+
+    // Every mirror that was asked is named.
+    let mut config = server.config();
+    let archive = config.debian.archives[0].clone();
+    config.debian.archives.push(Archive { base: format!("{}/security", server.base), ..archive });
+    let bases: Vec<String> = config.debian.archives.iter().map(|archive| archive.base.clone()).collect();
+    let fetcher = Fetcher::new(config, Arc::new(store)).unwrap();
+    let url = "debian:pool/main/x/x/x_1.tar.gz";
+    let error = fetcher.lock_url(&source(url.into())).await.unwrap_err().to_string();
+    assert!(error.starts_with("source src: none of ") && error.contains("check the address"), "{error}");
+    let mut lock = Lock::new("stable");
+    lock.urls.push(UrlInput { name: "src".into(), url: url.into(), digest: Digest::of(b"x"), size: 1 });
+    let locked = fetcher.ensure(&lock, &[], &|_| {}).await.unwrap_err().to_string();
+    assert_eq!(locked, error);
+    assert!(bases.len() > 1);
+    for base in bases {
+        assert!(error.contains(&format!("{base}/pool/main/x/x/x_1.tar.gz")), "{base}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -38,6 +38,17 @@ pub struct Local {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// What it depends on, on any platform and with all features, in the order of the file.
+    pub dependencies: Vec<Dependency>,
+}
+
+/// A crate or package that a package of the source tree depends on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dependency {
+    /// Its name.
+    pub name: String,
+    /// Its version; written only where the lock holds several of the name.
+    pub version: Option<String>,
 }
 
 /// Why a Cargo.lock was refused.
@@ -57,6 +68,16 @@ pub enum CargoLockError {
     /// Not a crate name or version.
     #[error("Cargo.lock: `{0}` is not a crate name and version: run `cargo generate-lockfile`")]
     BadName(String),
+    /// An entry of `dependencies` that names no crate.
+    #[error(
+        "Cargo.lock: {package} depends on `{entry}`, which is not a crate name and version: run `cargo generate-lockfile`"
+    )]
+    BadDependency {
+        /// Whose.
+        package: String,
+        /// The entry.
+        entry: String,
+    },
     /// The same crate twice.
     #[error("Cargo.lock holds {0} twice: run `cargo generate-lockfile`")]
     Duplicate(String),
@@ -107,6 +128,8 @@ struct Package {
     version: String,
     source: Option<String>,
     checksum: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<String>,
 }
 
 /// Whether `name` is a crate's name; it becomes part of addresses and file names.
@@ -132,14 +155,18 @@ pub fn parse(text: &str) -> Result<CargoLock, CargoLockError> {
     }
     let mut lock = CargoLock::default();
     let mut seen = BTreeSet::new();
-    for Package { name, version, source, checksum } in file.package {
+    for Package { name, version, source, checksum, dependencies } in file.package {
         if !is_crate_name(&name) || version.len() > 100 || Version::parse(&version).is_err() {
             let shown = format!("{name} {version}").chars().take(100).flat_map(char::escape_debug).collect();
             return Err(CargoLockError::BadName(shown));
         }
         let registry = source.is_some();
         match source {
-            None => lock.local.push(Local { name: name.clone(), version: version.clone() }),
+            None => {
+                let dependencies =
+                    dependencies.iter().map(|entry| dependency(&name, entry)).collect::<Result<_, _>>()?;
+                lock.local.push(Local { name: name.clone(), version: version.clone(), dependencies });
+            }
             Some(source) if is_crates_io(&source) => {
                 let digest = checksum.as_deref().and_then(|hex| Digest::from_hex(hex).ok());
                 let Some(checksum) = digest else { return Err(CargoLockError::NoChecksum { name, version }) };
@@ -158,6 +185,17 @@ pub fn parse(text: &str) -> Result<CargoLock, CargoLockError> {
     lock.crates.sort();
     lock.local.sort();
     Ok(lock)
+}
+
+/// Reads `name`, `name version` or `name version (source)`.
+fn dependency(package: &str, entry: &str) -> Result<Dependency, CargoLockError> {
+    let mut words = entry.splitn(3, ' ');
+    let name = words.next().unwrap_or_default();
+    let version = words.next();
+    if !is_crate_name(name) || version.is_some_and(|text| text.len() > 100 || Version::parse(text).is_err()) {
+        return Err(CargoLockError::BadDependency { package: package.to_owned(), entry: shown(entry) });
+    }
+    Ok(Dependency { name: name.to_owned(), version: version.map(str::to_owned) })
 }
 
 fn shown(text: &str) -> String {
@@ -195,8 +233,27 @@ mod tests {
                 package("itoa", "1.0.0", "sparse+https://index.crates.io/", SUM),
             );
             let lock = parse(&text).unwrap();
-            assert_eq!(lock.local, [Local { name: "shop".into(), version: "0.1.0".into() }]);
+            assert_eq!(lock.local, [Local { name: "shop".into(), version: "0.1.0".into(), dependencies: Vec::new() }]);
             assert_eq!(lock.crates.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["itoa", "serde"]);
+        }
+    }
+
+    #[test]
+    fn reads_what_packages_depend_on() {
+        let entry =
+            |name: &str, version: Option<&str>| Dependency { name: name.into(), version: version.map(str::to_owned) };
+        let list = |entries: &str| {
+            parse(&format!(
+                "version = 4\n{}dependencies = [{entries}]\n",
+                package("shop", "0.1.0", "", "").trim_end_matches("\n\n").to_owned() + "\n"
+            ))
+        };
+        let lock = list(&format!("\"itoa\", \"rand 0.8.5\", \"rand 0.9.0 ({CRATES_IO})\"")).unwrap();
+        let expect = [entry("itoa", None), entry("rand", Some("0.8.5")), entry("rand", Some("0.9.0"))];
+        assert_eq!(lock.local.first().unwrap().dependencies, expect);
+        for bad in ["", "../a", "a latest", "a  1.0.0"] {
+            let error = list(&format!("\"{bad}\"")).unwrap_err().to_string();
+            assert!(error.contains(&format!("shop depends on `{bad}`")), "{error}");
         }
     }
 

@@ -40,6 +40,17 @@ pub(super) fn drafts(dir: &str, facts: &Facts, choices: &mut Vec<Choice>) -> Vec
     drafts
 }
 
+/// Why a manifest gives no draft, as the end of a sentence that its path begins.
+pub(super) fn why_not(manifest: &str, facts: &Facts) -> String {
+    let Some(text) = facts.texts.get(manifest) else { return "cannot be read as text".to_owned() };
+    let Ok(table) = text.parse::<Table>() else { return "is not TOML of Cargo's shape".to_owned() };
+    let Some(package) = table.get("package") else { return "is a workspace without a program".to_owned() };
+    if package.get("name").and_then(Value::as_str).is_none() {
+        return "has no package name".to_owned();
+    }
+    "is a library: it has neither src/main.rs nor src/bin/ nor [[bin]]".to_owned()
+}
+
 /// Package, binary and why that one.
 fn binary(manifest: &str, facts: &Facts) -> Option<(String, String, String)> {
     let table: Table = facts.texts.get(manifest)?.parse().ok()?;
