@@ -102,6 +102,13 @@ fn pushes_that_cannot_become_a_release_say_why() {
     says(&said, &["`bison` is missing", "`toolchain`"]);
     let line = said.lines().find(|line| line.contains("remote rejected")).unwrap_or_default();
     assert!(line.contains("exited with 2") && !line.contains("last lines"), "{line}");
+    // A program that could not start where it is deployed.
+    failing.write("adamant.toml", &format!("{}run = [\"/app/out\"]\n", recipe("failing")));
+    failing.write("Makefile", "out: main.c\n\tgcc -o out main.c\n");
+    failing.write("main.c", "int main(void) { return 0; }\n");
+    failing.commit("dynamic, without the C library");
+    says(&refused(&failing), &["/app/out", "/lib64/ld-linux-x86-64.so.2", "runtime = [\"libc6\"]"]);
+    failing.write("adamant.toml", &recipe("failing"));
     failing.write("Makefile", "out:\n\ttrue\n");
     failing.commit("makes nothing");
     says(&refused(&failing), &["web was not built", "out"]);
