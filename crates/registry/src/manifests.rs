@@ -188,7 +188,6 @@ impl Registry {
         if bytes.len() > self.limits.manifest_bytes {
             return Err(PutManifestError::TooLarge { limit: self.limits.manifest_bytes });
         }
-        self.check_owner(repository, tags).await?;
         let second = named.map(|named| check_named(named, &bytes)).transpose()?.flatten();
         let manifest = Manifest::parse(bytes)?;
         let found = manifest.kind().media_type();
@@ -230,6 +229,9 @@ impl Registry {
                 None => missing += 1,
             }
         }
+        if missing > 0 {
+            self.check_owner(repository, tags).await?;
+        }
         // Every binding of a tag was made with those of its manifest, which was whole then.
         if missing == 0 && !lost {
             self.put_blob(manifest.bytes()).await?;
@@ -261,15 +263,18 @@ impl Registry {
         }
     }
 
-    /// Refuses tags that are not for clients: whoever bound one first would keep the release of that
-    /// number from ever being made.
+    /// Refuses new tags that are not for clients: whoever bound one first would keep the release of
+    /// that number from ever being made. One that is bound answers like any other.
     async fn check_owner(&self, repository: &RepositoryName, tags: &[Tag]) -> Result<(), PutManifestError> {
-        let Some(tag) = tags.iter().find(|tag| names::is_release(tag)) else { return Ok(()) };
-        if let (Some(owned), Some((project, _))) = (&self.owned, repository.as_str().split_once('/'))
-            && owned(project.to_owned()).await?
-        {
-            let (repository, tag, project) = (repository.clone(), tag.clone(), project.to_owned());
-            return Err(PutManifestError::Reserved { repository, tag, project });
+        let (Some(owned), Some((project, _))) = (&self.owned, repository.as_str().split_once('/')) else {
+            return Ok(());
+        };
+        for tag in tags.iter().filter(|tag| names::is_release(tag)) {
+            let bound = self.ledger.binding(BindingKind::Tag, &names::tag(repository, tag)).await?;
+            if bound.is_none() && owned(project.to_owned()).await? {
+                let (repository, tag, project) = (repository.clone(), tag.clone(), project.to_owned());
+                return Err(PutManifestError::Reserved { repository, tag, project });
+            }
         }
         Ok(())
     }
