@@ -267,6 +267,13 @@ mod tests {
             "project = \"my-shop\"\n\n[web]\nkind = \"make\"\ntoolchain = [\"gcc\", \"libc6-dev\", \"make\", \"zlib1g-dev\"]\nfiles = { \"/app/web\" = \"web\" }\nruntime = [\"libc6\", \"zlib1g\"]\nrun = [\"/app/web\"]\nport = 8080\nhealth = \"/healthz\"\n",
         );
         check(
+            &[
+                ("Makefile", "web: main.c\n\tcc -static -o web main.c\n"),
+                ("main.c", "const char *text = getenv(\"PORT\"); if (!strcmp(path, \"/health\"))"),
+            ],
+            "project = \"my-shop\"\n\n[web]\nkind = \"make\"\nfiles = { \"/app/web\" = \"web\" }\nrun = [\"/app/web\"]\nport = 8080\nhealth = \"/health\"\n",
+        );
+        check(
             &[("srv/Makefile", "server: server.c\n\tcc -static -o server server.c\n")],
             "project = \"my-shop\"\n\n[server]\npath = \"srv\"\nkind = \"make\"\nfiles = { \"/app/server\" = \"server\" }\nrun = [\"/app/server\"]\n",
         );

@@ -2,6 +2,11 @@
 
 use super::{Choice, Draft, Facts};
 
+/// How programs ask for the variable that holds their port.
+const READS_PORT: [&str; 4] = ["getenv(\"PORT\")", "env::var(\"PORT\")", "var_os(\"PORT\")", "env = \"PORT\""];
+/// What a program that asks is told.
+const TOLD_PORT: u16 = 8080;
+
 /// Fills port and health from the artifact's own sources.
 pub(super) fn fill(draft: &mut Draft, facts: &Facts, choices: &mut Vec<Choice>) {
     let prefix = if draft.path == "." { String::new() } else { format!("{}/", draft.path) };
@@ -12,8 +17,14 @@ pub(super) fn fill(draft: &mut Draft, facts: &Facts, choices: &mut Vec<Choice>) 
     if let Some((path, port)) = sources().find_map(|(path, text)| port(text).map(|port| (path, port))) {
         draft.port = Some(port);
         choices.push(Choice { choice: format!("port = {port}"), reason: format!("{path} listens there") });
+    } else if let Some((path, _)) = sources().find(|(_, text)| READS_PORT.iter().any(|mark| text.contains(mark))) {
+        draft.port = Some(TOLD_PORT);
+        let reason = format!("{path} reads its port from PORT, in which it is told any");
+        choices.push(Choice { choice: format!("port = {TOLD_PORT}"), reason });
     } else {
-        let reason = "no source names a port: add `port = 8080` if the program serves".to_owned();
+        let name = &draft.name;
+        let reason =
+            format!("no source of {name} names a port: add `port = 8080` if it serves, or nothing leads to it");
         choices.push(Choice { choice: "no port".to_owned(), reason });
         return;
     }
