@@ -4,6 +4,8 @@
 //! later, but only to one that holds all that the one before held. Their history is a chain of
 //! facts, and nothing is deployed by them.
 
+use std::collections::HashMap;
+
 use adamant_attest::Statement;
 use adamant_attest::predicate::{Pointer, Predicate, Role};
 use adamant_digest::Digest;
@@ -54,14 +56,17 @@ pub(crate) fn grows(name: &str, old: &Manifest, new: &Manifest) -> Result<(), Sh
     if kind(old) != kind(new) {
         return Err(shrinks(format!("the form `{}`", kind(old))));
     }
-    let mut there = items(new);
+    // One for one: the same signature twice stays there twice.
+    let mut there: HashMap<String, usize> = HashMap::new();
+    for item in items(new) {
+        *there.entry(item.to_string()).or_default() += 1;
+    }
     for item in items(old) {
-        // One for one: the same signature twice stays there twice.
-        let Some(at) = there.iter().position(|found| *found == item) else {
+        let Some(left @ 1..) = there.get_mut(&item.to_string()) else {
             let digest = item.get("digest").and_then(Value::as_str).unwrap_or("an entry without a digest");
             return Err(shrinks(digest.to_owned()));
         };
-        there.swap_remove(at);
+        *left -= 1;
     }
     Ok(())
 }
