@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use adamant_store::{Ledger as _, LedgerError};
 use adamant_tlog::{Checkpoint, Note, TILE_WIDTH, Tile, TileKind, VerifierKey, encode_entries, new_tiles};
@@ -19,6 +20,9 @@ use crate::{sql, tree};
 
 /// Tiles read and written at a time.
 const ROUND: usize = 64;
+/// How often what looks wrong among published files is looked at, and the pause between.
+const LOOKS: u32 = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(400);
 
 impl SqliteLedger {
     /// Writes to `dir` what a reader of the log needs and is not there yet: `tile/…`, and last
@@ -88,44 +92,52 @@ impl SqliteLedger {
 }
 
 impl SqliteLedger {
-    /// What is wrong with the files in `dir` that readers of the log get: a checkpoint that is not
-    /// the log's, tiles that it needs and are not there, files with other bytes. Beside a writer:
-    /// what is not published yet is not missed.
+    /// What is wrong with what readers of the log get from `dir`: a checkpoint that is not the log's,
+    /// or tiles it needs that are not there. A writer publishes meanwhile, so what looks wrong is
+    /// looked at again.
     pub async fn check_published(&self, dir: &Path) -> Result<Vec<Finding>, PublishError> {
+        let mut looks = 1;
+        loop {
+            let findings = self.look_at_published(dir).await?;
+            if findings.is_empty() || looks == LOOKS {
+                return Ok(findings);
+            }
+            looks += 1;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn look_at_published(&self, dir: &Path) -> Result<Vec<Finding>, PublishError> {
+        let finding = |object: &str, problem: String| Finding { object: format!("published log {object}"), problem };
+        let checkpoint = dir.join("checkpoint");
+        let text = blocking(&checkpoint, |path| match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        });
+        let text: Option<String> = text.await?;
+        // After the file: a checkpoint is published once the head has it.
         let head = self.head().await?;
         if head.size == 0 {
             return Ok(Vec::new());
         }
-        let mut findings = Vec::new();
-        let mut find = |object: &str, problem: String| {
-            findings.push(Finding { object: format!("published log {object}"), problem });
-        };
-        let read = |path: &Path| match std::fs::read_to_string(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some),
-        };
-        let Some(text) = blocking(&dir.join("checkpoint"), read).await? else {
-            find("checkpoint", "is missing: the next start of the server writes it".to_owned());
-            return Ok(findings);
+        let Some(text) = text else {
+            return Ok(vec![finding("checkpoint", "is missing: the next start of the server writes it".to_owned())]);
         };
         let Some(size) = size_of(&text).filter(|size| *size <= head.size) else {
-            find("checkpoint", format!("is none of this log of {} entries", head.size));
-            return Ok(findings);
+            return Ok(vec![finding("checkpoint", format!("is none of this log of {} entries", head.size))]);
         };
+        let mut findings = Vec::new();
         // Of an older size only its signature is left to look at.
         let key = self.trust_values().log.parse::<VerifierKey>().ok();
         let signed = key.is_some_and(|key| Note::parse(&text).is_ok_and(|note| note.verify(&key).is_ok()));
         if !signed || (size == head.size && text != head.checkpoint) {
-            find("checkpoint", format!("is not the one that was signed for {size} entries"));
+            findings.push(finding("checkpoint", format!("is not the one that was signed for {size} entries")));
         }
-        for tile in new_tiles(0, size) {
-            let name = tile.to_string();
-            let path = dir.join(&name);
-            let there = blocking(&path, |path| Ok(path.is_file())).await?;
-            if !there && findings.len() < 100 {
-                findings.push(Finding { object: format!("published log {name}"), problem: "is missing".to_owned() });
-            }
-        }
+        let missing = blocking(dir, move |dir| {
+            let names = new_tiles(0, size).into_iter().map(|tile| tile.to_string());
+            Ok(names.filter(|name| !dir.join(name).is_file()).take(100).collect::<Vec<_>>())
+        });
+        findings.extend(missing.await?.iter().map(|name| finding(name, "is missing".to_owned())));
         Ok(findings)
     }
 }
