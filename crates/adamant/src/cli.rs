@@ -39,6 +39,9 @@ pub(crate) enum Command {
         /// Address to listen on
         #[arg(long, default_value = "127.0.0.1:7000", value_name = "ADDR")]
         listen: SocketAddr,
+        /// Settings of the server (default: server.toml in the data directory, if there is one)
+        #[arg(long, env = "ADAMANT_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Serve /v2/ to anyone on loopback, without a token
         #[arg(long)]
         anonymous_registry: bool,

@@ -19,12 +19,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { data, json, command } = arguments;
     let data = data.as_deref();
     match command {
-        Command::Up { listen, anonymous_registry, debian_mirror, allow_private, environment_ports } => {
+        Command::Up { listen, config: file, anonymous_registry, debian_mirror, allow_private, environment_ports } => {
             let data = match data {
                 Some(dir) => std::path::absolute(dir)?,
                 None => project::default_data_dir()?,
             };
             let mut config = server::config(data, listen)?;
+            config.settings = adamant_server::Settings::load(&config.data, file.as_deref())?;
             config.anonymous_registry = anonymous_registry;
             config.debian_mirror = debian_mirror;
             config.allow_private = allow_private;

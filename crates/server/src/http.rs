@@ -35,6 +35,8 @@ pub(crate) struct Rim {
     pub(crate) address: SocketAddr,
     /// `/v2/` is open to everyone on loopback.
     pub(crate) anonymous_registry: bool,
+    /// Anybody may pull.
+    pub(crate) anonymous_pull: bool,
     /// Ends streams that would otherwise never end when the server stops.
     pub(crate) closing: CancellationToken,
 }
@@ -216,7 +218,7 @@ async fn registry(State(rim): Shared, request: Request) -> Response {
         None if request.headers().contains_key(header::AUTHORIZATION) => Access::Denied,
         None => {
             let open = rim.anonymous_registry && rim.address.ip().is_loopback();
-            Access::Anonymous { pull: open, push: open }
+            Access::Anonymous { pull: open || rim.anonymous_pull, push: open }
         }
     };
     rim.platform.registry.handle(request, access).await.map(axum::body::Body::new)

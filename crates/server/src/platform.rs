@@ -45,6 +45,8 @@ pub struct Config {
     pub environment_ports: Option<u16>,
     /// Proxies for fetching.
     pub proxy: crate::Proxy,
+    /// What `server.toml` says.
+    pub settings: crate::Settings,
 }
 
 /// Held by whoever changes something at the moment.

@@ -38,6 +38,7 @@ pub struct Running {
 pub async fn start(config: Config) -> Result<Running, Problem> {
     let data = config.data.clone();
     let (listen, anonymous_registry) = (config.listen, config.anonymous_registry);
+    let anonymous_pull = config.settings.registry.anonymous_pull;
     if anonymous_registry && !listen.ip().is_loopback() {
         return Err(Problem::usage(format!("--anonymous-registry is for loopback alone, not for {listen}"))
             .hint("listen on 127.0.0.1, or give clients a token: adamant token"));
@@ -58,6 +59,7 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         metrics: Arc::new(Metrics::default()),
         address,
         anonymous_registry,
+        anonymous_pull,
         closing: stop.clone(),
     });
     platform.reconcile().await;

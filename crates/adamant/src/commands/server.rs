@@ -20,6 +20,7 @@ pub(crate) fn config(data: PathBuf, listen: SocketAddr) -> Result<Config, Failur
         allow_private: Vec::new(),
         environment_ports: None,
         proxy: adamant_server::Proxy::from_environment(&|name| std::env::var(name).ok()),
+        settings: adamant_server::Settings::default(),
     })
 }
 
