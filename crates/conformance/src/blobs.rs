@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use adamant_digest::{Digest, Sha512, Verified};
 use adamant_store::{BlobStore, ReadBlobError, WriteBlobError};
@@ -51,6 +52,9 @@ where
     racing_writers(Arc::new(open().await)).await;
     lists_sorted(&open().await).await;
     second_names(&open).await;
+    removes(&open, &damage).await;
+    tells_the_time_of_use(&open).await;
+    racing_removals(Arc::new(open().await)).await;
     never_gives_wrong_bytes(&open().await, &damage).await;
     heals(&open().await, &damage).await;
 }
@@ -266,4 +270,114 @@ async fn second_names<S: BlobStore>(open: &impl AsyncFn() -> S) {
         assert_eq!(page, [expected]);
         after = page.last().copied();
     }
+}
+
+async fn removes<S: BlobStore>(open: &impl AsyncFn() -> S, damage: &impl Fn(Digest, Damage) -> bool) {
+    for (seed, size) in SIZES.into_iter().enumerate() {
+        let blob = Verified::hash(sample(seed as u64 + 801, size));
+        let near = Verified::hash(sample(seed as u64 + 821, size.max(1)));
+        let (other, near_other) = (Sha512::of(blob.bytes()), Sha512::of(near.bytes()));
+        let store = open().await;
+        for (blob, other) in [(&blob, other), (&near, near_other)] {
+            store.put(blob).await.expect("put");
+            store.alias(other, blob.digest()).await.expect("alias");
+        }
+        let mut reader = store.open(blob.digest()).await.expect("open");
+        // A damaged copy goes like a right one.
+        let damaged = seed % 2 == 1 && damage(blob.digest(), Damage::Grow(1));
+        for _ in 0..2 {
+            assert!(store.remove(blob.digest(), None).await.expect("remove"), "a removal is idempotent");
+        }
+        if !damaged {
+            let mut bytes = Vec::new();
+            reader.bytes.read_to_end(&mut bytes).await.expect("a reader reads on");
+            assert_eq!(bytes, blob.bytes());
+        }
+        for store in [store, open().await] {
+            assert_eq!(store.size(blob.digest()).await.expect("size"), None, "removed, {size} bytes");
+            assert!(matches!(store.get(blob.digest()).await, Err(ReadBlobError::NotFound(_))));
+            assert_eq!(store.aliased(other).await.expect("aliased"), None, "a second name goes with its bytes");
+            assert!(!store.list(None, usize::MAX).await.expect("list").contains(&blob.digest()));
+            assert_eq!(store.touch(blob.digest()).await.expect("touch"), None, "what is not here cannot be counted on");
+            assert_eq!(store.used(blob.digest()).await.expect("used"), None);
+            assert_eq!(store.get(near.digest()).await.expect("another blob stays").bytes(), near.bytes());
+            assert_eq!(store.aliased(near_other).await.expect("aliased"), Some(near.digest()));
+        }
+        let store = open().await;
+        store.put(&blob).await.expect("what was removed can be put again");
+        assert_eq!(store.get(blob.digest()).await.expect("get").bytes(), blob.bytes());
+    }
+}
+
+async fn used(store: &dyn BlobStore, digest: Digest) -> SystemTime {
+    store.used(digest).await.expect("used").expect("it is here")
+}
+
+async fn tells_the_time_of_use<S: BlobStore>(open: &impl AsyncFn() -> S) {
+    let blob = Verified::hash(sample(851, 1000));
+    let digest = blob.digest();
+    let store = open().await;
+    store.put(&blob).await.expect("put");
+    for again in ["touch", "put", "upload"] {
+        let before = used(&store, digest).await;
+        // The storage's clock may be coarse.
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            match again {
+                "touch" => assert_eq!(store.touch(digest).await.expect("touch"), Some(1000)),
+                "put" => store.put(&blob).await.expect("put"),
+                _ => drop(upload(&store, blob.bytes(), 300, None).await.expect("upload")),
+            }
+            if used(&store, digest).await > before {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{again} is a use");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!store.remove(digest, Some(before)).await.expect("remove"), "{again}: used since, so it stays");
+        assert_eq!(store.get(digest).await.expect("get").bytes(), blob.bytes());
+        assert_eq!(used(&open().await, digest).await, used(&store, digest).await, "a use is remembered");
+    }
+    let last = used(&store, digest).await;
+    assert!(store.remove(digest, Some(last)).await.expect("remove"), "not used since");
+    assert_eq!(store.size(digest).await.expect("size"), None);
+}
+
+/// Nobody fails because a blob is removed at that moment.
+async fn racing_removals<S: BlobStore + 'static>(store: Arc<S>) {
+    let bytes = sample(861, 20_000);
+    let digest = Digest::of(&bytes);
+    store.put(&Verified::hash(bytes.clone())).await.expect("put");
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let remover = tokio::spawn({
+        let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+        async move {
+            let mut removed = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                // Whatever is a moment old counts as idle.
+                let Some(seen) = store.used(digest).await.expect("used") else { continue };
+                removed += u64::from(store.remove(digest, Some(seen)).await.expect("remove"));
+            }
+            removed
+        }
+    });
+    let writers = (0..6).map(|n| {
+        let (store, bytes) = (Arc::clone(&store), bytes.clone());
+        tokio::spawn(async move {
+            for _ in 0..60 {
+                match n % 3 {
+                    0 => store.put(&Verified::hash(bytes.clone())).await.expect("a racing put succeeds"),
+                    1 => drop(upload(&*store, &bytes, 7_000, None).await.expect("a racing upload succeeds")),
+                    _ => drop(store.touch(digest).await.expect("a racing touch answers")),
+                }
+            }
+        })
+    });
+    for done in futures_util::future::join_all(writers).await {
+        done.expect("a writer ran");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(remover.await.expect("the remover ran") > 0, "something was removed meanwhile");
+    store.put(&Verified::hash(bytes.clone())).await.expect("put");
+    assert_eq!(store.get(digest).await.expect("get").bytes(), bytes);
 }

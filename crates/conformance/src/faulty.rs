@@ -1,6 +1,7 @@
 //! Stores that fail on command.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use adamant_attest::predicate::BindingKind;
 use adamant_digest::{Digest, Sha512, Verified};
@@ -19,7 +20,8 @@ pub enum When {
     After,
 }
 
-/// Wraps a real store. Calls that persist (`put`, `finish` of an upload, `alias`, `append`) fail where
+/// Wraps a real store. Calls that persist (`put`, `finish` of an upload, `alias`,
+/// `remove`, `append`) fail where
 /// [`Faulty::arm`] said; everything else passes through.
 #[derive(Debug, Clone)]
 pub struct Faulty<S> {
@@ -138,6 +140,26 @@ impl<S: BlobStore> BlobStore for Faulty<S> {
 
     fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, std::io::Result<Vec<Sha512>>> {
         self.inner.aliases(after, limit)
+    }
+
+    fn touch(&self, digest: Digest) -> BoxFuture<'_, std::io::Result<Option<u64>>> {
+        self.inner.touch(digest)
+    }
+
+    fn used(&self, digest: Digest) -> BoxFuture<'_, std::io::Result<Option<SystemTime>>> {
+        self.inner.used(digest)
+    }
+
+    fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, std::io::Result<bool>> {
+        Box::pin(async move {
+            let when = self.plan.next();
+            let fault = || std::io::Error::other("a fault made on purpose");
+            if when == Some(When::Before) {
+                return Err(fault());
+            }
+            let removed = self.inner.remove(digest, idle_since).await?;
+            when.map_or(Ok(removed), |_| Err(fault()))
+        })
     }
 }
 

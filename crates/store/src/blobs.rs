@@ -1,6 +1,7 @@
 //! The contract of the blob store.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use adamant_digest::{Digest, DigestMismatch, Sha512, Verified};
 use bytes::Bytes;
@@ -32,6 +33,17 @@ pub trait BlobStore: Send + Sync {
     fn aliased(&self, other: Sha512) -> BoxFuture<'_, std::io::Result<Option<Digest>>>;
     /// Sha512 digests greater than `after` that something is remembered for, sorted, at most `limit`.
     fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, std::io::Result<Vec<Sha512>>>;
+    /// Says that somebody counts on `digest` from now on, and gives its length in bytes; `None` if it
+    /// is not here. `put` and the `finish` of an upload say so by themselves, also of a blob that they
+    /// find in place. May lag behind by an hour after a loss of power.
+    fn touch(&self, digest: Digest) -> BoxFuture<'_, std::io::Result<Option<u64>>>;
+    /// When somebody last counted on `digest`, by the clock of the storage; `None` if it is not here.
+    fn used(&self, digest: Digest) -> BoxFuture<'_, std::io::Result<Option<SystemTime>>>;
+    /// Removes the bytes of `digest` and its second names; durable on return. Idempotent: true if
+    /// nothing is here now. With `idle_since`, a blob that somebody counted on after that moment
+    /// stays, and the answer is false: in one process no `put`, `finish` or `touch` that was
+    /// acknowledged before or meanwhile loses its blob. Who is reading it reads on to its end.
+    fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, std::io::Result<bool>>;
 }
 
 /// A blob that is still arriving. Dropping it discards what arrived.

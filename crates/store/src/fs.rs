@@ -11,10 +11,13 @@
 //! A sha512 is an entry `<dir>/sha512/<first two hex digits>/<128 hex digits>` that holds the sha256
 //! of the same bytes.
 //!
-//! All disk work runs on blocking threads. No name is ever removed here.
+//! When a blob was last used is its file's time of modification (see `remove`).
+//!
+//! All disk work runs on blocking threads.
 
 mod aliases;
 mod reader;
+mod remove;
 mod temp;
 mod upload;
 
@@ -23,7 +26,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use adamant_digest::{Digest, DigestMismatch, Sha512, Verified};
 
@@ -47,6 +51,8 @@ pub struct FsBlobs(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     entries: Mutex<Entries>,
+    /// Taken for writing by who removes a name, for reading by who says that it is used.
+    names: RwLock<()>,
 }
 
 /// Which directory entries are known to be durable. A file that is visible may still be lost
@@ -84,7 +90,7 @@ impl FsBlobs {
             sync_dir(parent)?;
         }
         temp::sweep(&temp)?;
-        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), entries: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), entries: Mutex::default(), names: RwLock::default() })))
     }
 
     /// Where the bytes of `digest` lie, whether they are there or not. For tools that report
@@ -163,9 +169,20 @@ impl Inner {
         Ok(())
     }
 
+    /// Counts on a blob that was found in place; false if it was removed meanwhile.
+    fn reuse(&self, digest: Digest) -> io::Result<bool> {
+        if remove::touch(self, digest)?.is_none() {
+            return Ok(false);
+        }
+        self.settle(digest)?;
+        Ok(true)
+    }
+
     /// Gives the checked bytes in `temp` their name, durably.
     fn keep(&self, temp: Temp, digest: Digest) -> io::Result<()> {
         let file = temp.file();
+        // The bytes may have arrived long ago.
+        remove::stamp(file)?;
         rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
         file.sync_all()?;
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).unsettled.insert(digest);
@@ -185,8 +202,8 @@ impl Inner {
     }
 
     fn put(&self, bytes: &[u8], digest: Digest) -> io::Result<()> {
-        if self.holds(digest, bytes.len() as u64, &mut &*bytes)? {
-            return self.settle(digest);
+        if self.holds(digest, bytes.len() as u64, &mut &*bytes)? && self.reuse(digest)? {
+            return Ok(());
         }
         let mut temp = Temp::new(&self.dir.join("tmp"))?;
         io::Write::write_all(temp.file_mut(), bytes)?;
@@ -310,6 +327,21 @@ impl BlobStore for FsBlobs {
     fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, io::Result<Vec<Sha512>>> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move { blocking(move || aliases::list(&inner, after, limit)).await.flatten() })
+    }
+
+    fn touch(&self, digest: Digest) -> BoxFuture<'_, io::Result<Option<u64>>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { blocking(move || remove::touch(&inner, digest)).await.flatten() })
+    }
+
+    fn used(&self, digest: Digest) -> BoxFuture<'_, io::Result<Option<SystemTime>>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { blocking(move || remove::used(&inner, digest)).await.flatten() })
+    }
+
+    fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, io::Result<bool>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { blocking(move || remove::remove(&inner, digest, idle_since)).await.flatten() })
     }
 }
 

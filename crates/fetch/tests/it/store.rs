@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use adamant_digest::{Digest, Sha512, Verified};
 use adamant_store::{BlobStore, BoxFuture, ReadBlobError, Reader, Upload, WriteBlobError};
@@ -75,6 +76,28 @@ impl BlobStore for Memory {
         all.retain(|other| Some(*other) > after);
         all.truncate(limit);
         Box::pin(async { Ok(all) })
+    }
+
+    fn touch(&self, digest: Digest) -> BoxFuture<'_, std::io::Result<Option<u64>>> {
+        let found = self.bytes(digest).map(|bytes| bytes.len() as u64);
+        Box::pin(async move { Ok(found) })
+    }
+
+    // Everything was used just now, so nothing is ever idle.
+    fn used(&self, digest: Digest) -> BoxFuture<'_, std::io::Result<Option<SystemTime>>> {
+        let used = self.bytes(digest).map(|_| SystemTime::now());
+        Box::pin(async move { Ok(used) })
+    }
+
+    fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, std::io::Result<bool>> {
+        let gone = match idle_since {
+            Some(_) => self.bytes(digest).is_none(),
+            None => {
+                self.0.lock().unwrap().remove(&digest);
+                true
+            }
+        };
+        Box::pin(async move { Ok(gone) })
     }
 }
 

@@ -57,6 +57,16 @@ pub(super) fn get(store: &Inner, other: Sha512) -> io::Result<Option<Digest>> {
     }
 }
 
+/// Takes an entry away, durably.
+pub(super) fn remove(store: &Inner, other: Sha512) -> io::Result<()> {
+    let path = path(store, other);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => path.parent().map_or(Ok(()), sync_dir),
+    }
+}
+
 /// Names in order.
 pub(super) fn list(store: &Inner, after: Option<Sha512>, limit: usize) -> io::Result<Vec<Sha512>> {
     let mut found = Vec::new();

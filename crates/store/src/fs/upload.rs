@@ -115,9 +115,7 @@ impl Upload for FsUpload {
                     return Err(DigestMismatch { expected, found: digest }.into());
                 }
                 temp.file_mut().seek(SeekFrom::Start(0))?;
-                if store.holds(digest, len, temp.file_mut())? {
-                    store.settle(digest)?;
-                } else {
+                if !(store.holds(digest, len, temp.file_mut())? && store.reuse(digest)?) {
                     store.keep(temp, digest)?;
                 }
                 Ok((digest, len))
