@@ -196,6 +196,13 @@ pub(crate) enum Command {
     /// Recompute everything: ledger, views, blobs, trees, commits; beside a live server
     #[command(after_help = "Examples:\n  adamant fsck\n  adamant fsck --data /srv/adamant --json")]
     Fsck,
+    /// Look at a name of the registry that may move, such as `latest`
+    #[command(after_help = "Examples:\n  adamant pointer log tools/tool:latest\n\
+                            Which names may move is set in server.toml: `pointers`.")]
+    Pointer {
+        #[command(subcommand)]
+        what: PointerCommand,
+    },
     /// Print a short-lived token, as password for docker, podman, skopeo or curl
     #[command(after_help = "Examples:\n  skopeo login --tls-verify=false -u me -p \"$(adamant token)\" 127.0.0.1:7000")]
     Token,
@@ -210,6 +217,18 @@ pub(crate) enum Command {
     Credential {
         /// get, store or erase
         operation: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PointerCommand {
+    /// Where it led and leads, newest first: who moved it and when
+    #[command(
+        after_help = "Examples:\n  adamant pointer log tools/tool:latest\n  adamant pointer log shop/web:edge --json"
+    )]
+    Log {
+        /// `repository:tag`
+        name: String,
     },
 }
 

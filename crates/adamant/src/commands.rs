@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use adamant_client::Server;
 
-use crate::cli::{Arguments, Command};
+use crate::cli::{Arguments, Command, PointerCommand};
 use crate::output::Failure;
 use crate::{demo, project};
 
@@ -59,6 +59,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Verify { capsule, trust } => show::verify(&capsule, &trust, json),
         Command::Fsck => show::fsck(&project::data_dir(data)?, json).await,
+        Command::Pointer { what: PointerCommand::Log { name } } => show::pointer(data, &name, json).await,
         Command::Token => show::token(data, json).await,
         Command::Login => show::login(data, json).await,
         Command::Doctor => show::doctor(json),

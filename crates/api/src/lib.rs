@@ -337,6 +337,24 @@ pub struct FactSummary {
     pub statement: Option<Value>,
 }
 
+/// A move of a pointer: `GET /pointer?name=repository:tag`, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointerMove {
+    /// From 1, without gaps.
+    pub sequence: u64,
+    /// Index of the entry.
+    pub index: u64,
+    /// Where it leads from then on.
+    pub digest: Digest,
+    /// Where it led before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Digest>,
+    /// Who moved it.
+    pub by: String,
+    /// Recorded at, RFC 3339.
+    pub at: String,
+}
+
 /// Something `fsck` found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {

@@ -6,7 +6,8 @@
 //! Invariants: a tag is bound to one digest for ever, by one call to the ledger; a manifest is
 //! listed only after its bytes and everything it names are durable; wrong bytes are never sent
 //! to their end. There is no delete and no overwrite here, for nobody.
-//! The signature lists of older clients (see `pointers`) are another type, and may only grow.
+//! Names that move (see `pointers`) are another type: the signature lists of older clients, which may
+//! only grow, and those that the operator names.
 //!
 //! What is in a repository is a set of `tag` bindings in the ledger (see `names`), so tags,
 //! pushes by digest and referrers are all rebuilt from facts. Blobs belong to the store as a
@@ -17,18 +18,22 @@
 
 mod access;
 mod body;
+mod condition;
 mod damaged;
 mod http;
 mod manifests;
 mod names;
+mod pattern;
 mod pointers;
 mod registry;
 mod uploads;
 
 pub use access::Access;
 pub use body::{Body, BodyError};
-pub use manifests::{ListError, Pushed, PutManifestError, ReadManifestError};
+pub use condition::Condition;
+pub use manifests::{ListError, Names, Pushed, PutManifestError, ReadManifestError};
 pub use names::member_name;
-pub use pointers::Shrinks;
+pub use pattern::{ParsePatternError, Pattern};
+pub use pointers::{Move, Named, POINTER, ParseNamedError, Shrinks};
 pub use registry::{Clock, Config, Limits, LocateError, Misnamed, Owned, Registry};
 pub use uploads::OpenUploadsError;

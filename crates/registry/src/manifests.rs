@@ -1,6 +1,7 @@
 //! Manifests, tags and referrers: what the ledger and the store say of a repository.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use adamant_attest::predicate::{Binding, BindingKind, Predicate, Role};
 use adamant_digest::{Digest, Sha512};
@@ -11,8 +12,53 @@ use adamant_oci::{
 use adamant_store::{AppendError, Bound, Conflict, Fact, LedgerError, ReadBlobError, Subject, WriteBlobError};
 use serde_json::json;
 
+use crate::pointers::{Led, POINTER};
 use crate::registry::Second;
-use crate::{LocateError, Misnamed, Registry, Shrinks, names, pointers};
+use crate::{Condition, LocateError, Misnamed, Registry, Shrinks, names, pointers};
+
+/// Times that a push begins again because a pointer moved meanwhile; each time somebody's push took
+/// effect.
+const MOVES: u32 = 32;
+/// Wait before the first of them; the next ones wait longer.
+const MOVE_PAUSE: Duration = Duration::from_millis(1);
+
+/// The names that a manifest is pushed under.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// All of them or none are bound.
+    pub tags: &'a [Tag],
+    /// The digest that the client names it by, if it does.
+    pub digest: Option<&'a ContentDigest>,
+    /// What must be true of the one tag; anything but the empty condition needs exactly one.
+    pub condition: &'a Condition,
+}
+
+/// A push that was read.
+struct Push<'a> {
+    repository: &'a RepositoryName,
+    names: Names<'a>,
+    second: Option<Sha512>,
+    manifest: Manifest,
+    subject: Option<ContentDigest>,
+    by: &'a str,
+}
+
+/// What a name is.
+enum Standing {
+    /// Bound once, or free to be.
+    Tag(Option<Digest>),
+    /// One that moves. If it `may_move` no more, it has led somewhere.
+    Pointer { led: Option<Led>, may_move: bool },
+}
+
+impl Standing {
+    fn current(&self) -> Option<Digest> {
+        match self {
+            Self::Tag(digest) => *digest,
+            Self::Pointer { led, .. } => led.map(|led| led.digest),
+        }
+    }
+}
 
 /// A manifest that is in a repository now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,9 +135,30 @@ pub enum PutManifestError {
     /// A pointer of an older client would lose something.
     #[error(transparent)]
     Shrinks(#[from] Box<Shrinks>),
-    /// A pointer was moved by somebody else meanwhile.
-    #[error("`{0}` was changed meanwhile: pull it, add to it and push again")]
+    /// A pointer was moved by others each time this push was about to.
+    #[error("`{0}` is moved by others all the time: push again")]
     Moved(String),
+    /// A pointer that the operator's settings name no more.
+    #[error(
+        "`{name}` is a pointer, leads to {current} and stays there: the settings of this server (`pointers` in server.toml) do not name it any more; push under another tag"
+    )]
+    Frozen {
+        /// `repository:tag`.
+        name: String,
+        /// Where it leads.
+        current: Digest,
+    },
+    /// The client's condition does not hold.
+    #[error("`{name}` {}, which is not what the push asks for: look again, then decide", leads(*current))]
+    Condition {
+        /// `repository:tag`.
+        name: String,
+        /// Where it leads.
+        current: Option<Digest>,
+    },
+    /// A condition without the one name that it would be about.
+    #[error("`If-Match` and `If-None-Match` are about one tag: push to one tag at a time")]
+    Unconditional,
     /// The manifest that a pointer leads to cannot be read.
     #[error(transparent)]
     Current(#[from] Box<ReadManifestError>),
@@ -116,6 +183,10 @@ pub enum PutManifestError {
     /// The store cannot be written.
     #[error(transparent)]
     Write(#[from] WriteBlobError),
+}
+
+fn leads(current: Option<Digest>) -> String {
+    current.map_or_else(|| "is new".to_owned(), |digest| format!("leads to {digest}"))
 }
 
 /// Why a manifest was not found or not read.
@@ -185,44 +256,94 @@ impl Registry {
         bytes: Vec<u8>,
         by: &str,
     ) -> Result<Pushed, PutManifestError> {
+        let names = Names { tags, digest: named, condition: &Condition::default() };
+        self.put_manifest_if(repository, names, media_type, bytes, by).await
+    }
+
+    /// As [`Registry::put_manifest`], if a condition holds when it takes effect.
+    pub async fn put_manifest_if(
+        &self,
+        repository: &RepositoryName,
+        names: Names<'_>,
+        media_type: Option<&str>,
+        bytes: Vec<u8>,
+        by: &str,
+    ) -> Result<Pushed, PutManifestError> {
         if bytes.len() > self.limits.manifest_bytes {
             return Err(PutManifestError::TooLarge { limit: self.limits.manifest_bytes });
         }
-        let second = named.map(|named| check_named(named, &bytes)).transpose()?.flatten();
+        if !names.condition.is_empty() && names.tags.len() != 1 {
+            return Err(PutManifestError::Unconditional);
+        }
+        let second = names.digest.map(|named| check_named(named, &bytes)).transpose()?.flatten();
         let manifest = Manifest::parse(bytes)?;
         let found = manifest.kind().media_type();
         if let Some(declared) = media_type.filter(|declared| !declared.eq_ignore_ascii_case(found)) {
             return Err(PutManifestError::MediaType { declared: declared.chars().take(100).collect(), found });
         }
-        let digest = manifest.digest();
         let subject = manifest.meta().subject.as_ref().map(|subject| subject.digest.clone());
         if let Some(ContentDigest::Other(other)) = &subject {
             return Err(other.unsupported().into());
         }
+        let push = Push { repository, names, second, manifest, subject, by };
 
-        // One move at a time, so that none is refused because of another one's first step.
-        let _pointing = if tags.iter().any(pointers::is_pointer) { Some(self.pointing.lock().await) } else { None };
-        let mut names = Vec::new();
+        let moving = names.tags.iter().any(|tag| pointers::is_list(tag) || self.is_named(repository, tag));
+        let _turn = if moving { self.pointing.of(repository).await } else { None };
+        let mut attempt = 0;
+        loop {
+            // Another server on the same ledger was first: with what it did, this push may be another one.
+            match self.put_once(&push).await {
+                Err(PutManifestError::Moved(_)) if attempt < MOVES => {
+                    attempt += 1;
+                    tokio::time::sleep(MOVE_PAUSE * attempt).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// One attempt at a push; [`PutManifestError::Moved`] if a pointer moved between look and append.
+    async fn put_once(&self, push: &Push<'_>) -> Result<Pushed, PutManifestError> {
+        let Push { repository, names: Names { tags, condition, .. }, second, manifest, subject, by } = push;
+        let digest = manifest.digest();
         let mut missing = 0;
         let mut lost = false;
         let mut moves = Vec::new();
-        for tag in tags {
-            names.push(names::tag(repository, tag));
-            if pointers::is_pointer(tag) {
-                let led = self.led(repository, tag).await?;
-                if led.is_none_or(|led| led.digest != digest) {
+        let mut bound = Vec::new();
+        for tag in *tags {
+            let name = names::tag(repository, tag);
+            let standing = self.standing(repository, tag).await?;
+            if !condition.holds(standing.current()) {
+                return Err(PutManifestError::Condition { name, current: standing.current() });
+            }
+            match standing {
+                Standing::Pointer { led, .. } if led.is_some_and(|led| led.digest == digest) => {}
+                Standing::Pointer { led: Some(led), may_move: false } => {
+                    return Err(PutManifestError::Frozen { name, current: led.digest });
+                }
+                Standing::Pointer { led, .. } => {
                     missing += 1;
                     moves.push((tag, led));
+                    if led.is_none() {
+                        // Its first fact is bound like a tag, which lists it; later ones move it alone.
+                        bound.push((tag, if pointers::is_list(tag) { digest } else { *POINTER }));
+                    }
+                }
+                Standing::Tag(found) => {
+                    bound.push((tag, digest));
+                    match found {
+                        Some(same) if same == digest => {}
+                        Some(_) => lost = true,
+                        None => missing += 1,
+                    }
                 }
             }
         }
-        names.extend(second.map(|second| names::member(repository, &second.into())));
-        if names.is_empty() {
-            names.push(names::member(repository, &digest.into()));
+        let mut members: Vec<_> = second.iter().map(|second| names::member(repository, &(*second).into())).collect();
+        if tags.is_empty() && members.is_empty() {
+            members.push(names::member(repository, &digest.into()));
         }
-        let is_pointer =
-            |name: &String| tags.iter().any(|t| pointers::is_pointer(t) && names::tag(repository, t) == *name);
-        for name in names.iter().filter(|name| !is_pointer(name)) {
+        for name in &members {
             match self.ledger.binding(BindingKind::Tag, name).await? {
                 Some(Bound { digest: same, .. }) if same == digest => {}
                 Some(_) => lost = true,
@@ -235,31 +356,62 @@ impl Registry {
         // Every binding of a tag was made with those of its manifest, which was whole then.
         if missing == 0 && !lost {
             self.put_blob(manifest.bytes()).await?;
-            return Ok(Pushed { digest, subject, new: false });
+            return Ok(Pushed { digest, subject: subject.clone(), new: false });
         }
         // If it is lost already, the append below only records the divergence: keep no bytes.
         if !lost {
             for (tag, led) in &moves {
-                if let Some(led) = led {
+                if let Some(led) = led.filter(|_| pointers::is_list(tag)) {
                     let current = self.manifest(led.digest).await.map_err(Box::new)?;
-                    pointers::grows(&names::tag(repository, tag), &current, &manifest).map_err(Box::new)?;
+                    pointers::grows(&names::tag(repository, tag), &current, manifest).map_err(Box::new)?;
                 }
             }
-            self.check_content(repository, &manifest).await?;
+            self.check_content(repository, manifest).await?;
             self.put_blob(manifest.bytes()).await?;
         }
 
-        // A pointer's first manifest is bound like a tag, which lists it; later ones move it alone.
-        let bound = |tag: &&Tag| !pointers::is_pointer(tag) || moves.iter().any(|(of, led)| of == tag && led.is_none());
-        let bound: Vec<_> = tags.iter().filter(bound).collect();
-        let mut facts = self::facts(repository, &bound, second, &manifest, subject.as_ref(), by);
-        facts.extend(moves.iter().map(|(tag, led)| pointers::moved(repository, tag, *led, digest, by)));
+        let mut facts: Vec<_> =
+            moves.iter().map(|(tag, led)| pointers::moved(repository, tag, *led, digest, by)).collect();
+        facts.extend(self::facts(push, &bound));
+        let list =
+            |name: &str| bound.iter().any(|(tag, _)| pointers::is_list(tag) && names::tag(repository, tag) == name);
+        let meanwhile = |conflict: &Conflict| {
+            conflict.bound.digest == *POINTER || conflict.offered == *POINTER || list(&conflict.name)
+        };
+        let name = || match tags.first() {
+            Some(tag) => names::tag(repository, tag),
+            None => names::member(repository, &digest.into()),
+        };
         match self.ledger.append(facts).await {
-            Ok(receipts) => Ok(Pushed { digest, subject, new: receipts.iter().any(|receipt| receipt.new) }),
+            // The tag's own fact is the last one.
+            Ok(receipts) if condition.wants_new() && receipts.last().is_some_and(|receipt| !receipt.new) => {
+                Err(PutManifestError::Condition { name: name(), current: Some(digest) })
+            }
+            Ok(receipts) => {
+                let new = receipts.iter().any(|receipt| receipt.new);
+                Ok(Pushed { digest, subject: subject.clone(), new })
+            }
+            // A name that was free is a tag, a pointer or a list now, made by another server.
+            Err(AppendError::Conflict(conflict)) if meanwhile(&conflict) => Err(PutManifestError::Moved(conflict.name)),
             Err(AppendError::Conflict(conflict)) => Err(PutManifestError::Conflict(conflict)),
-            // Another server on the same ledger.
-            Err(AppendError::ChainMoved { .. }) => Err(PutManifestError::Moved(names.join(", "))),
-            Err(source) => Err(PutManifestError::Append { name: names.join(", "), source }),
+            Err(AppendError::ChainMoved { .. }) => Err(PutManifestError::Moved(name())),
+            Err(source) => Err(PutManifestError::Append { name: name(), source }),
+        }
+    }
+
+    /// What a name is, and where it leads.
+    async fn standing(&self, repository: &RepositoryName, tag: &Tag) -> Result<Standing, LedgerError> {
+        if pointers::is_list(tag) {
+            return Ok(Standing::Pointer { led: self.led(repository, tag).await?, may_move: true });
+        }
+        let may_move = self.is_named(repository, tag);
+        match self.ledger.binding(BindingKind::Tag, &names::tag(repository, tag)).await? {
+            Some(bound) if bound.digest == *POINTER => {
+                Ok(Standing::Pointer { led: self.led(repository, tag).await?, may_move })
+            }
+            Some(bound) => Ok(Standing::Tag(Some(bound.digest))),
+            None if may_move => Ok(Standing::Pointer { led: None, may_move }),
+            None => Ok(Standing::Tag(None)),
         }
     }
 
@@ -317,7 +469,7 @@ impl Registry {
     ) -> Result<Digest, ReadManifestError> {
         let name = match reference {
             Reference::Tag(tag) => {
-                if pointers::is_pointer(tag)
+                if pointers::is_list(tag)
                     && let Some(led) = self.led(repository, tag).await?
                 {
                     return Ok(led.digest);
@@ -327,10 +479,13 @@ impl Registry {
             Reference::Digest(ContentDigest::Other(other)) => return Err(other.unsupported().into()),
             Reference::Digest(digest) => names::member(repository, digest),
         };
-        let bound = self.ledger.binding(BindingKind::Tag, &name).await?;
-        bound
-            .map(|bound| bound.digest)
-            .ok_or_else(|| ReadManifestError::Unknown { repository: repository.clone(), reference: reference.clone() })
+        let mut bound = self.ledger.binding(BindingKind::Tag, &name).await?.map(|bound| bound.digest);
+        if let Reference::Tag(tag) = reference
+            && bound == Some(*POINTER)
+        {
+            bound = self.led(repository, tag).await?.map(|led| led.digest);
+        }
+        bound.ok_or_else(|| ReadManifestError::Unknown { repository: repository.clone(), reference: reference.clone() })
     }
 
     /// A manifest of a repository, its bytes checked.
@@ -447,36 +602,32 @@ fn check_named(named: &ContentDigest, bytes: &[u8]) -> Result<Option<Sha512>, Pu
 
 /// What becomes true with a push. The tags are last: only they can be in conflict, and then none of
 /// it is recorded.
-fn facts(
-    repository: &RepositoryName,
-    tags: &[&Tag],
-    second: Option<Sha512>,
-    manifest: &Manifest,
-    subject: Option<&ContentDigest>,
-    by: &str,
-) -> Vec<Fact> {
+fn facts(push: &Push<'_>, bound: &[(&Tag, Digest)]) -> Vec<Fact> {
+    let Push { repository, second, manifest, subject, by, .. } = push;
     let digest = manifest.digest();
     let mut detail = json!({"mediaType": manifest.kind().media_type(), "size": manifest.size()});
     if let Some(subject) = subject {
         detail["subject"] = json!(subject.to_string());
     }
-    let fact = |name: String, about: Option<Subject>| Fact {
+    let fact = |name: String, digest: Digest, about: Option<Subject>| Fact {
         role: Role::Control,
         subject: std::iter::once(Subject { name: name.clone(), digest }).chain(about).collect(),
         predicate: Predicate::Binding(Binding {
             kind: BindingKind::Tag,
             name,
             digest,
-            by: by.to_owned(),
+            by: (*by).to_owned(),
             detail: detail.clone(),
         }),
         chain: None,
     };
-    let about = subject.and_then(|subject| subject.sha256().ok());
+    let about = subject.as_ref().and_then(|subject| subject.sha256().ok());
     let about = about.map(|digest| Subject { name: "subject".to_owned(), digest });
-    std::iter::once(fact(names::member(repository, &digest.into()), None))
-        .chain(second.map(|second| fact(names::member(repository, &second.into()), None)))
-        .chain(subject.map(|subject| fact(names::referrer(repository, subject, digest), about)))
-        .chain(tags.iter().map(|tag| fact(names::tag(repository, tag), None)))
+    let second = second.map(|second| fact(names::member(repository, &second.into()), digest, None));
+    let referrer = subject.as_ref().map(|subject| fact(names::referrer(repository, subject, digest), digest, about));
+    std::iter::once(fact(names::member(repository, &digest.into()), digest, None))
+        .chain(second)
+        .chain(referrer)
+        .chain(bound.iter().map(|(tag, to)| fact(names::tag(repository, tag), *to, None)))
         .collect()
 }

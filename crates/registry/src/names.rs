@@ -1,7 +1,8 @@
 //! How a repository stands in the ledger: three forms of `tag` bindings. A repository name has
 //! neither `:` nor `@`, so the forms cannot be mistaken for one another.
 //!
-//! - `repository:tag` → manifest: the tag. Of a pointer, the first manifest it led to.
+//! - `repository:tag` → manifest: the tag. Of a list of signatures, the first manifest it led to; of a
+//!   pointer that the operator names, the mark that says so (see `pointers`).
 //! - `repository@digest` → the same digest: the manifest was pushed to the repository. Made in
 //!   the same append as the tag, so every manifest of a repository has it. A manifest that was
 //!   pushed by its sha512 has that name as well, which leads to its sha256.

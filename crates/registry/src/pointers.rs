@@ -1,10 +1,20 @@
-//! Tags of clients that know no referrers: `sha256-<hex>` (distribution-spec 1.1, "Referrers Tag
-//! Schema") and cosign's `sha256-<hex>.sig`. Such a client adds a signature by pushing a longer
-//! manifest under the same tag, so these alone are pointers: they may lead to another manifest
-//! later, but only to one that holds all that the one before held. Their history is a chain of
-//! facts, and nothing is deployed by them.
+//! Pointers: names that may lead to another manifest later. Their history is a chain of facts, which
+//! also decides who moves one, and nothing is deployed by them. There are two kinds.
+//!
+//! *Lists* are the tags of clients that know no referrers: `sha256-<hex>` (distribution-spec 1.1,
+//! "Referrers Tag Schema") and cosign's `sha256-<hex>.sig`. Such a client adds a signature by pushing a
+//! longer manifest under the same tag, so these move only to a manifest that holds all that the one
+//! before held.
+//!
+//! *Named* pointers are those that the operator names, `latest` say. They move to anything. The name is
+//! bound, for ever and in the same append as the first move, to [`POINTER`], which no manifest has as
+//! its digest: whoever makes a tag and whoever makes a pointer of one name meet in one binding, so it
+//! is one of them for good, and a look at the binding tells which.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::str::FromStr;
+use std::sync::LazyLock;
 
 use adamant_attest::Statement;
 use adamant_attest::predicate::{Pointer, Predicate, Role};
@@ -13,9 +23,16 @@ use adamant_oci::{Manifest, RepositoryName, Tag};
 use adamant_store::{Chain, Fact, LedgerError, Subject};
 use serde_json::Value;
 
-use crate::{Registry, names};
+use crate::{Pattern, Registry, names};
 
-/// What a fallback tag leads to.
+/// What the name of a pointer that the operator names is bound to.
+pub static POINTER: LazyLock<Digest> = LazyLock::new(|| Digest::of(b"adamant: this name is a pointer\n"));
+
+/// Moves of one pointer that are made at the same time in this process wait for one another here, by
+/// repository: so many repositories have their own turn.
+const TURNS: usize = 64;
+
+/// What a pointer leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Led {
     pub(crate) digest: Digest,
@@ -37,8 +54,60 @@ pub struct Shrinks {
     pub missing: String,
 }
 
-/// Whether a tag is one of those.
-pub(crate) fn is_pointer(tag: &Tag) -> bool {
+/// A name that the operator makes a pointer: `latest` in every repository, `shop/*:latest` in some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    repositories: Pattern,
+    tag: Tag,
+}
+
+/// A text names no pointer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` cannot be a pointer: {problem}; write `latest`, or `shop/*:latest`")]
+pub struct ParseNamedError {
+    text: String,
+    problem: String,
+}
+
+impl FromStr for Named {
+    type Err = ParseNamedError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = |problem: String| ParseNamedError { text: text.chars().take(300).collect(), problem };
+        let (repositories, tag) = text.rsplit_once(':').unwrap_or(("*", text));
+        let repositories = repositories.parse().map_err(|error: crate::ParsePatternError| wrong(error.to_string()))?;
+        let tag: Tag = tag.parse().map_err(|error: adamant_oci::ParseTagError| wrong(error.to_string()))?;
+        if is_list(&tag) {
+            return Err(wrong("such a tag is a list of signatures, which only grows".to_owned()));
+        }
+        if names::is_release(&tag) {
+            return Err(wrong("release numbers and commit ids never move".to_owned()));
+        }
+        Ok(Self { repositories, tag })
+    }
+}
+
+/// A turn for each repository, more or less: two may share one.
+#[derive(Debug)]
+pub(crate) struct Turns(Vec<tokio::sync::Mutex<()>>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self((0..TURNS).map(|_| tokio::sync::Mutex::default()).collect())
+    }
+}
+
+impl Turns {
+    pub(crate) async fn of(&self, repository: &RepositoryName) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let mut hasher = DefaultHasher::new();
+        repository.as_str().hash(&mut hasher);
+        let at = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
+        Some(self.0.get(at)?.lock().await)
+    }
+}
+
+/// Whether a tag is a list of signatures.
+pub(crate) fn is_list(tag: &Tag) -> bool {
     let Some((algorithm, rest)) = tag.as_str().split_once('-') else { return false };
     let (hex, kind) = rest.split_once('.').map_or((rest, None), |(hex, kind)| (hex, Some(kind)));
     // A sha512 is cut off after as many digits as a sha256 has.
@@ -98,8 +167,50 @@ fn chain(name: &str) -> String {
     format!("pointer/{name}")
 }
 
+/// A move of a pointer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// From 1.
+    pub sequence: u64,
+    /// Index of the entry.
+    pub index: u64,
+    /// Where it leads from then on.
+    pub digest: Digest,
+    /// Where it led before.
+    pub from: Option<Digest>,
+    /// Who moved it.
+    pub by: String,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
 impl Registry {
-    /// Where a fallback tag leads; `None` if it was never pushed.
+    /// Whether the operator makes a name a pointer.
+    pub(crate) fn is_named(&self, repository: &RepositoryName, tag: &Tag) -> bool {
+        self.pointers.iter().any(|named| named.tag == *tag && named.repositories.covers(repository.as_str()))
+    }
+
+    /// The newest moves of a pointer, newest first, at most `limit`; empty if the name is none.
+    pub async fn moves(&self, repository: &RepositoryName, tag: &Tag, limit: usize) -> Result<Vec<Move>, LedgerError> {
+        let chain = chain(&names::tag(repository, tag));
+        let Some(head) = self.ledger.chain_head(&chain).await? else { return Ok(Vec::new()) };
+        let from = head.sequence.saturating_sub((limit as u64).saturating_sub(1)).max(1);
+        let mut moves = Vec::new();
+        for link in self.ledger.chain(&chain, from, limit).await? {
+            let damaged = || LedgerError::Damaged(format!("entry {} of {chain} moves no pointer", link.index));
+            let entry = self.ledger.entry(link.index).await?.ok_or_else(damaged)?;
+            let statement = Statement::parse(&entry.statement).map_err(|_| damaged())?;
+            let Ok(Predicate::Pointer(Pointer { digest, from, by, .. })) = statement.predicate() else {
+                return Err(damaged());
+            };
+            let (sequence, index, at) = (link.sequence, link.index, entry.recorded_at);
+            moves.push(Move { sequence, index, digest, from, by, at });
+        }
+        moves.reverse();
+        Ok(moves)
+    }
+
+    /// Where a pointer leads; `None` if it was never pushed.
     pub(crate) async fn led(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Led>, LedgerError> {
         let name = names::tag(repository, tag);
         let Some(link) = self.ledger.chain_head(&chain(&name)).await? else { return Ok(None) };
@@ -122,7 +233,7 @@ mod tests {
     #[test]
     fn knows_the_tags_of_older_clients() {
         let hex = "a1".repeat(32);
-        let is = |text: &str| is_pointer(&text.parse().unwrap());
+        let is = |text: &str| is_list(&text.parse().unwrap());
         for tag in ["sha256-{}", "sha512-{}", "sha256-{}.sig", "sha256-{}.att", "sha256-{}.sbom"] {
             assert!(is(&tag.replace("{}", &hex)), "{tag}");
         }
@@ -130,5 +241,19 @@ mod tests {
             assert!(!is(&tag.replace("{}", &hex)), "{tag}");
         }
         assert!(!is(&format!("sha256-{}", hex.to_uppercase())));
+    }
+
+    #[test]
+    fn names_that_may_move() {
+        let named = |text: &str| text.parse::<Named>();
+        let covers = |text: &str, repository: &str| named(text).unwrap().repositories.covers(repository);
+        assert!(covers("latest", "any/thing"));
+        assert!(covers("shop/*:latest", "shop/web") && !covers("shop/*:latest", "other/web"));
+        let list = format!("sha256-{}.sig", "a1".repeat(32));
+        let commit = "a".repeat(40);
+        for text in ["", "Shop:latest", ":latest", "shop:", "7", "shop/*:214", &commit, &list, "a b"] {
+            let error = named(text).expect_err(text).to_string();
+            assert!(error.contains(&format!("`{text}`")), "{error}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
 use adamant_store::{BlobStore, BoxFuture, Ledger, LedgerError, ReadBlobError, WriteBlobError};
 
 use crate::damaged::Damaged;
+use crate::pointers::{Named, Turns};
 use crate::uploads::{OpenUploadsError, Uploads};
 
 /// Whether the repositories below a first name part (`shop` of `shop/web`) belong to somebody who
@@ -30,6 +31,8 @@ pub struct Config {
     pub clock: Clock,
     /// Which repositories have tags that are not for clients; `None`: none.
     pub owned: Option<Owned>,
+    /// Names that may move, beside the lists of signatures of older clients.
+    pub pointers: Vec<Named>,
 }
 
 /// What a registry bears. Everything beyond is refused with the limit in the message.
@@ -125,8 +128,10 @@ pub struct Registry {
     pub(crate) damaged: Arc<Damaged>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) owned: Option<Owned>,
-    /// Held while a pointer is moved.
-    pub(crate) pointing: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) pointers: Arc<[Named]>,
+    /// Held while a pointer is moved, so that those of one process do not get in each other's way.
+    /// What decides is the chain.
+    pub(crate) pointing: Arc<Turns>,
 }
 
 impl Registry {
@@ -142,6 +147,7 @@ impl Registry {
             damaged: Arc::new(Damaged::default()),
             limits,
             owned: config.owned,
+            pointers: config.pointers.into(),
             pointing: Arc::default(),
         })
     }

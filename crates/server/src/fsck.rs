@@ -201,6 +201,8 @@ async fn promised(ledger: &SqliteLedger, size: u64) -> Result<Promised, Problem>
                     promised.manifests.insert(p.digest);
                 }
                 Predicate::Binding(b) => match b.kind {
+                    // Its chain says where it leads.
+                    BindingKind::Tag if b.digest == *adamant_registry::POINTER => {}
                     BindingKind::Tag | BindingKind::Artifact | BindingKind::Output => {
                         need(b.digest, format!("{} {}", b.kind.as_str(), b.name));
                         promised.manifests.insert(b.digest);

@@ -58,6 +58,7 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/projects/{project}/environments/{environment}/log", get(api::instance_log))
         .route("/projects/{project}/environments/{environment}/capsule", get(api::capsule))
         .route("/ledger", get(api::facts))
+        .route("/pointer", get(api::pointer))
         .route("/trust", get(api::trust))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), need_token));

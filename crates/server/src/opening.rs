@@ -169,12 +169,14 @@ pub(crate) fn registry(
     data: &Path,
     blobs: &Arc<dyn BlobStore>,
     ledger: &Arc<SqliteLedger>,
+    settings: &crate::RegistrySettings,
 ) -> Result<Registry, Problem> {
     let config = adamant_registry::Config {
         uploads: data.join("work/uploads"),
         limits: adamant_registry::Limits::default(),
         clock: Arc::new(SystemTime::now),
         owned: Some(owned(Arc::clone(ledger))),
+        pointers: settings.pointers.clone(),
     };
     Registry::new(Arc::clone(blobs), Arc::clone(ledger) as Arc<dyn Ledger>, config)
         .map_err(|e| Problem::internal("cannot open the registry", e))

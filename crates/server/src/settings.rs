@@ -28,6 +28,19 @@ pub struct Settings {
 pub struct RegistrySettings {
     /// Anybody who reaches the port may pull, without a token.
     pub anonymous_pull: bool,
+    /// Tags that may move: `latest` everywhere, `shop/*:latest` in some repositories.
+    #[serde(deserialize_with = "parsed")]
+    pub pointers: Vec<adamant_registry::Named>,
+}
+
+/// Reads texts whose type parses them.
+fn parsed<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
 impl Settings {
@@ -81,6 +94,14 @@ mod tests {
     fn a_key_that_does_not_exist_is_named() {
         let error = Settings::parse("[registry]\nanonymous-push = true\n").unwrap_err().to_string();
         assert!(error.contains("anonymous-push") && error.contains("anonymous-pull"), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_cannot_move_is_refused_at_the_start() {
+        let pointers = Settings::parse("[registry]\npointers = [\"latest\", \"shop/*:edge\"]\n").unwrap();
+        assert_eq!(pointers.registry.pointers.len(), 2);
+        let error = Settings::parse("[registry]\npointers = [\"214\"]\n").unwrap_err().to_string();
+        assert!(error.contains("`214` cannot be a pointer"), "{error}");
     }
 
     #[test]

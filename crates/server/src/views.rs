@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use adamant_api::{
-    ArtifactSummary, DeploymentSummary, Diff, Environment, FactSummary, Project, ReleaseSummary, Status,
+    ArtifactSummary, DeploymentSummary, Diff, Environment, FactSummary, PointerMove, Project, ReleaseSummary, Status,
 };
 use adamant_attest::predicate::BindingKind;
 use adamant_recipe::{LOCK_FILE, Lock};
@@ -18,6 +18,8 @@ use crate::ship::action_word;
 const SHOWN_RELEASES: u64 = 20;
 /// Deployments shown an environment.
 const SHOWN_DEPLOYMENTS: usize = 10;
+/// Moves of a pointer shown.
+const SHOWN_MOVES: usize = 1000;
 /// Commits listed in a difference.
 const MAX_COMMITS: usize = 200;
 
@@ -239,6 +241,30 @@ impl Platform {
         }
         facts.reverse();
         Ok(facts)
+    }
+
+    /// The newest moves of the pointer `repository:tag`, newest first.
+    pub async fn pointer(&self, name: &str) -> Result<Vec<PointerMove>, Problem> {
+        let wrong = |cause: &dyn std::fmt::Display| {
+            Problem::usage(format!("`{name}` is no name of a pointer")).cause(cause).hint("write `repository:tag`")
+        };
+        let (repository, tag) = name.rsplit_once(':').ok_or_else(|| wrong(&"it has no `:`"))?;
+        let repository = repository.parse().map_err(|error: adamant_oci::ParseNameError| wrong(&error))?;
+        let tag = tag.parse().map_err(|error: adamant_oci::ParseTagError| wrong(&error))?;
+        let moves = self.registry.moves(&repository, &tag, SHOWN_MOVES).await?;
+        if moves.is_empty() {
+            return Err(Problem::no(format!("`{name}` is no pointer, or nothing was pushed to it"))
+                .hint("docs/registry.md says which names are: `pointers` in server.toml"));
+        }
+        let shown = |m: adamant_registry::Move| PointerMove {
+            sequence: m.sequence,
+            index: m.index,
+            digest: m.digest,
+            from: m.from,
+            by: m.by,
+            at: m.at,
+        };
+        Ok(moves.into_iter().map(shown).collect())
     }
 
     /// One fact with its statement.

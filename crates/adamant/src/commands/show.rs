@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use adamant_api::{Diff, FsckReport, Project, Status};
+use adamant_api::{Diff, FsckReport, PointerMove, Project, Status};
 use serde_json::json;
 
 use super::{connect, segment};
@@ -236,6 +236,18 @@ pub(super) fn doctor(json: bool) -> Result<ExitCode, Failure> {
     }
     let needed = findings.iter().filter(|finding| finding.needed && !finding.ok).count();
     if needed == 0 { Ok(ExitCode::SUCCESS) } else { Err(Failure::no(format!("{needed} needed things are missing"))) }
+}
+
+pub(super) async fn pointer(data: Option<&Path>, name: &str, json: bool) -> Result<ExitCode, Failure> {
+    let moves: Vec<PointerMove> = connect(data).await?.get(&format!("/pointer?name={}", segment(name))).await?;
+    if json {
+        output::json(&moves)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for step in moves {
+        output::result(format!("{:<5} {}  {}  by {}", step.sequence, step.at, step.digest, step.by))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The protocol of `git help credential`: attributes in, attributes out.

@@ -274,3 +274,28 @@ fn podman_pulls_and_runs_what_was_built() {
     let _ = podman(&["rmi", "--all", "--force"]);
     let _ = std::fs::remove_dir_all(dir);
 }
+
+#[test]
+fn a_pointer_of_the_operator_moves_and_its_log_says_how() {
+    let Some(mut world) = World::new("a_pointer_of_the_operator_moves_and_its_log_says_how") else { return };
+    world.server.stop();
+    std::fs::write(world.server.data.join("server.toml"), "[registry]\npointers = [\"latest\"]\n").unwrap();
+    world.server = crate::world::Server::start(&world.server.data, &world.server.exe, &[]);
+    let (url, token) = (world.server.url.clone(), world.token());
+    seed(&url, &token, "tools/tool");
+    let put = |mark: &str| {
+        let bytes = manifest(mark);
+        let path = "/v2/tools/tool/manifests/latest";
+        let answer = Ask::new("PUT", path).token(&token).body(MANIFEST, &bytes).send(&url).unwrap();
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        Digest::of(&bytes)
+    };
+    let (one, two) = (put("one"), put("two"));
+    let shown = world.shop.adamant(&["pointer", "log", "tools/tool:latest"]).ok();
+    let digests: Vec<_> = shown.lines().map(|line| line.split_whitespace().nth(2).unwrap().to_owned()).collect();
+    assert_eq!(digests, [two.to_string(), one.to_string()], "{shown}");
+    let json: serde_json::Value =
+        serde_json::from_str(&world.shop.adamant(&["pointer", "log", "tools/tool:latest", "--json"]).ok()).unwrap();
+    assert_eq!((&json[0]["from"], &json[1]["sequence"]), (&json!(one.to_string()), &json!(1)));
+    world.assert_sound("after a pointer moved");
+}

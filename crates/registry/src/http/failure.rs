@@ -260,9 +260,20 @@ impl From<PutManifestError> for Failure {
             }
             PutManifestError::Size { .. } => Self::bad(ErrorCode::SizeInvalid, &text),
             PutManifestError::Reserved { .. } => Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, text, Value::Null),
-            PutManifestError::Shrinks(_) | PutManifestError::Moved(_) => {
-                Self::new(StatusCode::CONFLICT, ErrorCode::TagInvalid, text, Value::Null)
+            PutManifestError::Shrinks(_) => Self::new(StatusCode::CONFLICT, ErrorCode::TagInvalid, text, Value::Null),
+            PutManifestError::Moved(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, text, Value::Null)
+                    .with(header::RETRY_AFTER, "1")
             }
+            PutManifestError::Frozen { current, .. } => {
+                let detail = json!({"current": current.to_string()});
+                Self::new(StatusCode::CONFLICT, ErrorCode::TagInvalid, text, detail)
+            }
+            PutManifestError::Condition { current, .. } => {
+                let detail = json!({"current": current.map(|digest| digest.to_string())});
+                Self::new(StatusCode::PRECONDITION_FAILED, ErrorCode::TagInvalid, text, detail)
+            }
+            PutManifestError::Unconditional => Self::bad(ErrorCode::Unsupported, &text),
             PutManifestError::Current(error) => (*error).into(),
             PutManifestError::Conflict(conflict) => Self::conflict(&conflict),
             PutManifestError::Append { source: adamant_store::AppendError::Ledger(error), .. }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::{ASK_AGAIN, Asked, DIGEST, FOR_EVER, OCI_SUBJECT, OCI_TAG, add, empty, is_known, set};
 use crate::body::{self, Incoming};
-use crate::{Body, PutManifestError, Registry};
+use crate::{Body, Condition, Names, PutManifestError, Registry};
 
 impl Registry {
     pub(super) async fn get_manifest(
@@ -73,7 +73,10 @@ impl Registry {
         let bytes = body.whole(limit).await?.ok_or(PutManifestError::TooLarge { limit })?;
         let media_type = asked.header(header::CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or(text).trim());
         let by_digest = named.is_some();
-        let pushed = self.put_manifest(repository, &tags, named.as_ref(), media_type, bytes, &asked.actor).await?;
+        let condition =
+            Condition { matches: etags(asked, header::IF_MATCH), differs: etags(asked, header::IF_NONE_MATCH) };
+        let names = Names { tags: &tags, digest: named.as_ref(), condition: &condition };
+        let pushed = self.put_manifest_if(repository, names, media_type, bytes, &asked.actor).await?;
 
         let digest = named.unwrap_or_else(|| pushed.digest.into());
         let mut response = empty(StatusCode::CREATED);
@@ -87,6 +90,15 @@ impl Registry {
         }
         Ok(response)
     }
+}
+
+/// The entity tags that a header lists; `None` without the header.
+fn etags(asked: &Asked, name: header::HeaderName) -> Option<Vec<String>> {
+    let mut values = asked.headers.get_all(name).iter().peekable();
+    values.peek()?;
+    // What cannot be read as text matches nothing.
+    let texts = values.filter_map(|value| value.to_str().ok());
+    Some(texts.flat_map(|text| text.split(',')).map(|tag| tag.trim().to_owned()).collect())
 }
 
 /// Most tags of one push; the specification asks for at least ten.

@@ -10,6 +10,7 @@ mod hostile;
 mod listing;
 mod manifests;
 mod memory;
+mod moving;
 mod naming;
 mod pointers;
 mod sha512;

@@ -144,13 +144,11 @@ impl Ledger for MemoryLedger {
         ready(Ok(link))
     }
 
-    fn chain<'a>(
-        &'a self,
-        _chain: &'a str,
-        _from: u64,
-        _limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<Link>, LedgerError>> {
-        no_log()
+    fn chain<'a>(&'a self, chain: &'a str, from: u64, limit: usize) -> BoxFuture<'a, Result<Vec<Link>, LedgerError>> {
+        let state = self.0.lock().unwrap();
+        let all = (1..).zip(state.chains.get(chain).into_iter().flatten()).filter(|(sequence, _)| *sequence >= from);
+        let link = |(sequence, index): (u64, &u64)| Link { sequence, index: *index, statement: Digest::of(b"") };
+        ready(Ok(all.take(limit).map(link).collect()))
     }
 
     fn chains<'a>(&'a self, _prefix: &'a str, _limit: usize) -> BoxFuture<'a, Result<Vec<String>, LedgerError>> {

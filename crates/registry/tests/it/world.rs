@@ -90,10 +90,22 @@ impl World {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        Self::over(TempDir::new().unwrap(), Arc::default(), limits).await
+        Self::over(TempDir::new().unwrap(), Arc::default(), limits, &[]).await
     }
 
-    async fn over(directory: TempDir, ledger: Arc<MemoryLedger>, limits: Limits) -> Self {
+    /// One whose operator names pointers.
+    pub(crate) async fn pointing(pointers: &[&str]) -> Self {
+        Self::over(TempDir::new().unwrap(), Arc::default(), Limits::default(), pointers).await
+    }
+
+    /// Another server on the same ledger and blobs.
+    pub(crate) async fn beside(&self, pointers: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        std::os::unix::fs::symlink(self.directory.path().join("blobs"), directory.path().join("blobs")).unwrap();
+        Self::over(directory, self.ledger.clone(), Limits::default(), pointers).await
+    }
+
+    async fn over(directory: TempDir, ledger: Arc<MemoryLedger>, limits: Limits, pointers: &[&str]) -> Self {
         let blobs = FsBlobs::open(&directory.path().join("blobs")).unwrap();
         let now_s =
             Arc::new(AtomicU64::new(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()));
@@ -103,6 +115,7 @@ impl World {
             limits: limits.clone(),
             clock: Arc::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::Relaxed))),
             owned: Some(Arc::new(|part| Box::pin(async move { Ok(part == "owned") }))),
+            pointers: pointers.iter().map(|text| text.parse().unwrap()).collect(),
         };
         let registry = Registry::new(Arc::new(blobs.clone()), ledger.clone(), config).unwrap();
         let access = Arc::new(Mutex::new(Access::Granted { actor: "alice".to_owned(), push: true }));
@@ -119,7 +132,7 @@ impl World {
         let directory = std::mem::replace(&mut self.directory, TempDir::new().unwrap());
         let (ledger, limits) = (self.ledger.clone(), self.limits.clone());
         drop(self);
-        Self::over(directory, ledger, limits).await
+        Self::over(directory, ledger, limits, &[]).await
     }
 
     pub(crate) fn pass(&self, time: Duration) {
@@ -194,7 +207,17 @@ impl World {
     }
 
     pub(crate) async fn put(&self, repository: &str, reference: &str, manifest: &Manifest) -> Answer {
-        let headers = [("content-type", manifest.kind().media_type())];
+        self.put_if(repository, reference, manifest, &[]).await
+    }
+
+    pub(crate) async fn put_if(
+        &self,
+        repository: &str,
+        reference: &str,
+        manifest: &Manifest,
+        condition: &[(&str, &str)],
+    ) -> Answer {
+        let headers = [condition, &[("content-type", manifest.kind().media_type())]].concat();
         let path = format!("/v2/{repository}/manifests/{reference}");
         self.send("PUT", &path, &headers, manifest.bytes().bytes()).await
     }

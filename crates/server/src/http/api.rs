@@ -181,6 +181,18 @@ pub(super) async fn facts(State(rim): Shared, Query(ask): Query<Before>) -> Answ
     Ok(Json(rim.platform.recent(ask.before, 100).await?))
 }
 
+#[derive(Deserialize)]
+pub(super) struct PointerName {
+    name: String,
+}
+
+pub(super) async fn pointer(
+    State(rim): Shared,
+    Query(ask): Query<PointerName>,
+) -> Answer<Vec<adamant_api::PointerMove>> {
+    Ok(Json(rim.platform.pointer(&ask.name).await?))
+}
+
 pub(super) async fn trust(State(rim): Shared) -> Result<Response, ApiFailure> {
     Ok(([(header::CONTENT_TYPE, "application/json")], rim.platform.trust_file()?).into_response())
 }
