@@ -90,6 +90,36 @@ impl PublicKey {
         Self::from_spki_der(&pem_decode(text, PUBLIC_LABEL)?)
     }
 
+    /// From the line of an OpenSSH public key: `ssh-ed25519 AAAA… comment`, `ecdsa-sha2-nistp256 AAAA…`.
+    pub fn from_openssh(line: &str) -> Result<Self, KeyError> {
+        let mut words = line.split_whitespace();
+        let (Some(kind), Some(body)) = (words.next(), words.next().filter(|body| body.len() <= MAX_PEM_BYTES)) else {
+            return Err(KeyError::Public);
+        };
+        let blob = STANDARD.decode(body).map_err(|_| KeyError::Public)?;
+        let mut rest = blob.as_slice();
+        let fields = std::iter::from_fn(|| {
+            let (length, after) = rest.split_at_checked(4)?;
+            let length = length.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte));
+            let (field, after) = after.split_at_checked(length)?;
+            rest = after;
+            Some(field)
+        });
+        let fields: Vec<_> = fields.take(4).collect();
+        if !rest.is_empty() {
+            return Err(KeyError::Public);
+        }
+        match (kind, fields.as_slice()) {
+            ("ssh-ed25519", [b"ssh-ed25519", raw]) if raw.len() == 32 => Ok(Self::new(Algorithm::Ed25519, raw)),
+            ("ecdsa-sha2-nistp256", [b"ecdsa-sha2-nistp256", b"nistp256", point])
+                if point.len() == 65 && point.first() == Some(&4) =>
+            {
+                Ok(Self::new(Algorithm::EcdsaP256, point))
+            }
+            _ => Err(KeyError::Public),
+        }
+    }
+
     /// As a DER SubjectPublicKeyInfo.
     pub fn spki_der(&self) -> Vec<u8> {
         let prefix: &[u8] = match self.algorithm {
@@ -303,6 +333,31 @@ mod tests {
             let der = public.spki_der();
             assert!(PublicKey::from_spki_der(&der[..der.len() - 1]).is_err());
             assert!(PublicKey::from_spki_der(&[der, vec![0]].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn reads_the_public_keys_of_ssh_keygen() {
+        let spki = |key: &PublicKey| PublicKey::from_spki_der(&key.spki_der()).unwrap();
+        for algorithm in [Algorithm::EcdsaP256, Algorithm::Ed25519] {
+            let key = SigningKey::generate(algorithm).unwrap();
+            let (kind, fields): (&str, Vec<&[u8]>) = match algorithm {
+                Algorithm::Ed25519 => ("ssh-ed25519", vec![b"ssh-ed25519", key.public().raw()]),
+                Algorithm::EcdsaP256 => {
+                    ("ecdsa-sha2-nistp256", vec![b"ecdsa-sha2-nistp256", b"nistp256", key.public().raw()])
+                }
+            };
+            let blob: Vec<u8> = fields
+                .iter()
+                .flat_map(|field| [&u32::try_from(field.len()).unwrap().to_be_bytes()[..], field].concat())
+                .collect();
+            let line = format!("{kind} {} ann@example", STANDARD.encode(&blob));
+            assert_eq!(PublicKey::from_openssh(&line).unwrap(), spki(key.public()));
+            for bad in [&blob[..blob.len() - 1], &[&blob[..], b"x"].concat(), b"", &[255; 8]] {
+                PublicKey::from_openssh(&format!("{kind} {}", STANDARD.encode(bad))).unwrap_err();
+            }
+            PublicKey::from_openssh(&format!("ssh-rsa {}", STANDARD.encode(&blob))).unwrap_err();
+            PublicKey::from_openssh(kind).unwrap_err();
         }
     }
 

@@ -9,6 +9,8 @@ use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
 use adamant_store::{BlobStore, BoxFuture, Ledger, LedgerError, ReadBlobError, WriteBlobError};
 
 use crate::damaged::Damaged;
+use crate::evidence::Verdicts;
+use crate::gate::Gate;
 use crate::pointers::{Named, Turns};
 use crate::uploads::{OpenUploadsError, Uploads};
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub owned: Option<Owned>,
     /// Names that may move, beside the lists of signatures of older clients.
     pub pointers: Vec<Named>,
+    /// What must be signed.
+    pub gates: Vec<Gate>,
 }
 
 /// What a registry bears. Everything beyond is refused with the limit in the message.
@@ -129,6 +133,8 @@ pub struct Registry {
     pub(crate) limits: Arc<Limits>,
     pub(crate) owned: Option<Owned>,
     pub(crate) pointers: Arc<[Named]>,
+    pub(crate) gates: Arc<[Gate]>,
+    pub(crate) verdicts: Arc<Verdicts>,
     /// Held while a pointer is moved, so that those of one process do not get in each other's way.
     /// What decides is the chain.
     pub(crate) pointing: Arc<Turns>,
@@ -148,6 +154,8 @@ impl Registry {
             limits,
             owned: config.owned,
             pointers: config.pointers.into(),
+            gates: config.gates.into(),
+            verdicts: Arc::default(),
             pointing: Arc::default(),
         })
     }

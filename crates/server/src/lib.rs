@@ -29,4 +29,4 @@ pub use hosting::verify_evidence;
 pub use opening::{Claim, Claimed, Proxy, claim};
 pub use platform::{Config, Platform};
 pub use running::{Running, down, rollback_offline, start};
-pub use settings::{RegistrySettings, Settings};
+pub use settings::{GateSettings, RegistrySettings, Settings};

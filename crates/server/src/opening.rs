@@ -169,14 +169,15 @@ pub(crate) fn registry(
     data: &Path,
     blobs: &Arc<dyn BlobStore>,
     ledger: &Arc<SqliteLedger>,
-    settings: &crate::RegistrySettings,
+    settings: &crate::Settings,
 ) -> Result<Registry, Problem> {
     let config = adamant_registry::Config {
         uploads: data.join("work/uploads"),
         limits: adamant_registry::Limits::default(),
         clock: Arc::new(SystemTime::now),
         owned: Some(owned(Arc::clone(ledger))),
-        pointers: settings.pointers.clone(),
+        pointers: settings.registry.pointers.clone(),
+        gates: settings.gate.iter().map(|gate| gate.open(data)).collect::<Result<_, _>>()?,
     };
     Registry::new(Arc::clone(blobs), Arc::clone(ledger) as Arc<dyn Ledger>, config)
         .map_err(|e| Problem::internal("cannot open the registry", e))

@@ -129,7 +129,7 @@ impl Platform {
             .map_err(|e| Problem::internal("cannot open the git repositories", e))?;
         let fetcher = crate::opening::fetcher(&config, Arc::clone(&blobs))?;
         let builder = crate::opening::builder(&config, Arc::clone(&blobs))?;
-        let registry = crate::opening::registry(&data, &blobs, &ledger, &config.settings.registry)?;
+        let registry = crate::opening::registry(&data, &blobs, &ledger, &config.settings)?;
         let local = crate::hosting::open(&config, Arc::clone(&blobs))?;
         let size = ledger.head().await?.size;
         Ok(Arc::new(Self {

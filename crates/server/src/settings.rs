@@ -5,6 +5,10 @@
 
 use std::path::Path;
 
+use adamant_attest::PublicKey;
+use adamant_attest::predicate::Role;
+use adamant_ledger::Keys;
+use adamant_registry::{Demand, Gate, ParsePatternError};
 use serde::Deserialize;
 
 use crate::error::Problem;
@@ -20,6 +24,74 @@ const MAX_BYTES: u64 = 1 << 20;
 pub struct Settings {
     /// `[registry]`
     pub registry: RegistrySettings,
+    /// `[[gate]]`: what must be signed.
+    pub gate: Vec<GateSettings>,
+}
+
+/// `[[gate]]`: signatures that some repositories need.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GateSettings {
+    /// Pattern of repositories.
+    pub repositories: String,
+    /// Public keys: files, or the keys themselves in PEM or OpenSSH's form; `builder` for this server's.
+    pub keys: Vec<String>,
+    /// Types of statements; empty: any signature.
+    #[serde(default)]
+    pub predicates: Vec<String>,
+    /// How many of the keys must have signed.
+    #[serde(default = "one")]
+    pub threshold: usize,
+    /// Pulls need it, too.
+    #[serde(default)]
+    pub pull: bool,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl GateSettings {
+    /// The gate, with its keys read.
+    pub(crate) fn open(&self, data: &Path) -> Result<Gate, Problem> {
+        let refuse = |cause: &dyn std::fmt::Display| {
+            Problem::usage(format!("the gate of `{}` in the settings cannot be used", self.repositories))
+                .cause(cause)
+                .hint("docs/server.md has an example")
+        };
+        let repositories = self.repositories.parse().map_err(|error: ParsePatternError| refuse(&error))?;
+        let mut keys: Vec<PublicKey> = Vec::new();
+        for text in &self.keys {
+            let key = key(data, text).map_err(|cause| refuse(&cause))?;
+            // A key that stands there twice is one signer.
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        if self.threshold == 0 || self.threshold > keys.len() {
+            let cause = format!("`threshold` is {}, and {} different keys are given", self.threshold, keys.len());
+            return Err(refuse(&cause));
+        }
+        let demand = Demand { keys, predicates: self.predicates.clone(), threshold: self.threshold };
+        Ok(Gate { repositories, demand, pull: self.pull })
+    }
+}
+
+/// A key as the settings give it.
+fn key(data: &Path, text: &str) -> Result<PublicKey, String> {
+    let parse = |text: &str| {
+        let pem = text.trim_start().starts_with("-----BEGIN");
+        if pem { PublicKey::from_pem(text) } else { PublicKey::from_openssh(text) }
+    };
+    if text == "builder" {
+        let keys = Keys::open(&data.join("keys")).map_err(|error| error.to_string())?;
+        return Ok(keys.public(Role::Builder).clone());
+    }
+    if text.trim_start().starts_with("-----BEGIN") || text.contains(' ') {
+        return parse(text).map_err(|error| error.to_string());
+    }
+    let found = read(Path::new(text)).map_err(|error| format!("key {text}: {error}"))?;
+    parse(&found).map_err(|error| format!("key {text}: {error}"))
 }
 
 /// `[registry]`: who may use `/v2/`, and how much.
@@ -102,6 +174,31 @@ mod tests {
         assert_eq!(pointers.registry.pointers.len(), 2);
         let error = Settings::parse("[registry]\npointers = [\"214\"]\n").unwrap_err().to_string();
         assert!(error.contains("`214` cannot be a pointer"), "{error}");
+    }
+
+    #[test]
+    fn a_gate_has_its_keys_or_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = adamant_attest::SigningKey::generate(adamant_attest::Algorithm::EcdsaP256).unwrap();
+        let file = dir.path().join("release.pem");
+        std::fs::write(&file, key.public().to_pem()).unwrap();
+        let open = |keys: &[&str], threshold: usize| {
+            let keys = keys.iter().map(|text| (*text).to_owned()).collect();
+            let (repositories, predicates) = ("shop/*".to_owned(), Vec::new());
+            GateSettings { repositories, keys, predicates, threshold, pull: false }.open(dir.path())
+        };
+        let (file, inline) = (file.to_str().unwrap(), key.public().to_pem());
+        assert_eq!(open(&[file, &inline], 1).unwrap().demand.keys, [key.public().clone()]);
+        for (keys, threshold, cause) in [
+            (&[file, &inline][..], 2, "1 different keys"),
+            (&[], 1, "0 different keys"),
+            (&[file], 0, "`threshold` is 0"),
+            (&["/nowhere.pem"], 1, "/nowhere.pem"),
+            (&["ssh-rsa AAAA"], 1, "not a SubjectPublicKeyInfo"),
+        ] {
+            let problem = format!("{:?}", open(keys, threshold).unwrap_err());
+            assert!(problem.contains(cause), "{cause}: {problem}");
+        }
     }
 
     #[test]

@@ -74,6 +74,10 @@ impl Platform {
                         say(format!("{name:<7} runs it already  {}", self.url(release, name).await));
                         continue;
                     }
+                    if let Err(problem) = self.check_signed(release).await {
+                        say(format!("{name:<7} {}", problem.line()));
+                        continue;
+                    }
                     let order = Order {
                         action: Action::Deploy,
                         release,
@@ -138,6 +142,7 @@ impl Platform {
         {
             return self.unchanged(project, environment, last.sequence, digest, &release).await;
         }
+        self.check_signed(&release).await?;
         let summary = self.record_decision(project, environment, &release, policy_digest, &decision).await?;
         if !decision.allowed {
             let mut problem = Problem::no(format!("cannot promote {} to {environment}", release.name()));
@@ -203,6 +208,26 @@ impl Platform {
             reason: ask.reason.clone(),
         };
         self.carry_out(order).await
+    }
+
+    /// Every artifact is signed as the operator's gates ask. A rollback asks no gate: what it brings back
+    /// has passed them.
+    async fn check_signed(&self, release: &Release) -> Result<(), Problem> {
+        for artifact in &release.artifacts {
+            let repository = format!("{}/{}", release.project, artifact.name);
+            let repository = repository.parse().map_err(|e| Problem::internal(format!("`{repository}`"), e))?;
+            match self.registry.may_deploy(&repository, artifact.digest).await {
+                Ok(()) => {}
+                Err(error @ adamant_registry::GateError::Closed { .. }) => {
+                    return Err(Problem::no(format!("{} may not be deployed", release.name()))
+                        .cause(error)
+                        .hint("sign it and push the signature beside it, then promote the release"));
+                }
+                Err(adamant_registry::GateError::Ledger(error)) => return Err(error.into()),
+                Err(error) => return Err(Problem::damaged("a signature cannot be read").cause(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Records the deployment, lets the host do it, records what the host saw.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::body::{Body, BodyError};
 use crate::uploads::UploadError;
-use crate::{ListError, LocateError, Misnamed, PutManifestError, ReadManifestError};
+use crate::{GateError, ListError, LocateError, Misnamed, PutManifestError, ReadManifestError};
 
 /// A response that is an error. Internal text goes to the log instead.
 #[derive(Debug)]
@@ -320,6 +320,20 @@ impl From<ReadManifestError> for Failure {
                 Self::internal(&error)
             }
             ReadManifestError::Blob(error) => error.into(),
+        }
+    }
+}
+
+impl From<GateError> for Failure {
+    fn from(error: GateError) -> Self {
+        let text = error.to_string();
+        match error {
+            GateError::Closed { missing, .. } => {
+                Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, text, json!({ "missing": missing }))
+            }
+            GateError::Ledger(error) => error.into(),
+            GateError::Manifest(error) => (*error).into(),
+            GateError::Blob(error) => error.into(),
         }
     }
 }

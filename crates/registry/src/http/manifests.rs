@@ -26,6 +26,9 @@ impl Registry {
             Reference::Tag(_) => bound.into(),
             Reference::Digest(digest) => digest.clone(),
         };
+        if !asked.may_push && self.gates.iter().any(|gate| gate.pull) {
+            self.may_pull(repository, &self.manifest_named(&digest, bound).await?).await?;
+        }
         let etag = format!("\"{digest}\"");
         let mut response = if is_known(asked, &etag) {
             empty(StatusCode::NOT_MODIFIED)

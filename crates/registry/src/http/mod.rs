@@ -30,6 +30,8 @@ pub(crate) struct Asked {
     headers: HeaderMap,
     query: Query,
     actor: String,
+    /// The caller may push here.
+    may_push: bool,
 }
 
 impl Asked {
@@ -71,6 +73,7 @@ impl Registry {
         access: Access,
     ) -> Result<Response<Body>, Failure> {
         let parsed = Route::parse(head.uri.path());
+        let may_push = matches!(access.clone().decide(Right::Push), Decision::Allowed(_));
         let actor = match access.decide(needed(&head.method, &parsed)) {
             Decision::Allowed(actor) => actor,
             Decision::Unauthorized => return Err(Failure::unauthorized()),
@@ -87,7 +90,7 @@ impl Registry {
             }
             Parsed::Repository(route) => route,
         };
-        let asked = Asked { method: head.method, headers: head.headers, query, actor };
+        let asked = Asked { method: head.method, headers: head.headers, query, actor, may_push };
         match (target, asked.method.as_str()) {
             (Target::Manifest(reference), "GET" | "HEAD") => self.get_manifest(&repository, &reference, &asked).await,
             (Target::Manifest(reference), "PUT") => {

@@ -6,6 +6,7 @@
 mod blobs;
 mod clients;
 mod damage;
+mod gates;
 mod hostile;
 mod listing;
 mod manifests;

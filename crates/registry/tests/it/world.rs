@@ -106,6 +106,21 @@ impl World {
     }
 
     async fn over(directory: TempDir, ledger: Arc<MemoryLedger>, limits: Limits, pointers: &[&str]) -> Self {
+        Self::gated(directory, ledger, limits, pointers, &[]).await
+    }
+
+    /// One whose operator demands signatures.
+    pub(crate) async fn guarded(gates: &[adamant_registry::Gate]) -> Self {
+        Self::gated(TempDir::new().unwrap(), Arc::default(), Limits::default(), &[], gates).await
+    }
+
+    async fn gated(
+        directory: TempDir,
+        ledger: Arc<MemoryLedger>,
+        limits: Limits,
+        pointers: &[&str],
+        gates: &[adamant_registry::Gate],
+    ) -> Self {
         let blobs = FsBlobs::open(&directory.path().join("blobs")).unwrap();
         let now_s =
             Arc::new(AtomicU64::new(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()));
@@ -115,6 +130,7 @@ impl World {
             limits: limits.clone(),
             clock: Arc::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::Relaxed))),
             owned: Some(Arc::new(|part| Box::pin(async move { Ok(part == "owned") }))),
+            gates: gates.to_vec(),
             pointers: pointers.iter().map(|text| text.parse().unwrap()).collect(),
         };
         let registry = Registry::new(Arc::new(blobs.clone()), ledger.clone(), config).unwrap();
