@@ -24,6 +24,7 @@ mod names;
 mod pointers;
 mod registry;
 mod uploads;
+mod upstream;
 
 pub use access::Access;
 pub use body::{Body, BodyError};
@@ -32,3 +33,6 @@ pub use names::member_name;
 pub use pointers::Shrinks;
 pub use registry::{Clock, Config, Limits, LocateError, Misnamed, Owned, Registry};
 pub use uploads::OpenUploadsError;
+pub use upstream::{
+    Checked, Followed, HealError, Healed, PullError, Updated, Upstream, UpstreamConfig, UpstreamCounts, UpstreamError,
+};

@@ -9,7 +9,7 @@ use adamant_oci::{
     media,
 };
 use adamant_store::{AppendError, Bound, Conflict, Fact, LedgerError, ReadBlobError, Subject, WriteBlobError};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::registry::Second;
 use crate::{LocateError, Misnamed, Registry, Shrinks, names, pointers};
@@ -171,6 +171,14 @@ pub enum ListError {
     Manifest(#[from] ReadManifestError),
 }
 
+/// Who puts a manifest here, and what else their bindings say.
+#[derive(Debug)]
+pub(crate) struct Origin<'a> {
+    pub(crate) by: &'a str,
+    /// Members beside those that every binding of a manifest has.
+    pub(crate) detail: Option<Value>,
+}
+
 impl Registry {
     /// Puts a manifest into a repository and binds `tags` to it, in one append. `named` is the digest
     /// it was pushed by, if it was. Whatever the manifest names must be there already, except its
@@ -184,6 +192,18 @@ impl Registry {
         media_type: Option<&str>,
         bytes: Vec<u8>,
         by: &str,
+    ) -> Result<Pushed, PutManifestError> {
+        self.put_manifest_from(repository, tags, named, media_type, bytes, &Origin { by, detail: None }).await
+    }
+
+    pub(crate) async fn put_manifest_from(
+        &self,
+        repository: &RepositoryName,
+        tags: &[Tag],
+        named: Option<&ContentDigest>,
+        media_type: Option<&str>,
+        bytes: Vec<u8>,
+        origin: &Origin<'_>,
     ) -> Result<Pushed, PutManifestError> {
         if bytes.len() > self.limits.manifest_bytes {
             return Err(PutManifestError::TooLarge { limit: self.limits.manifest_bytes });
@@ -252,8 +272,8 @@ impl Registry {
         // A pointer's first manifest is bound like a tag, which lists it; later ones move it alone.
         let bound = |tag: &&Tag| !pointers::is_pointer(tag) || moves.iter().any(|(of, led)| of == tag && led.is_none());
         let bound: Vec<_> = tags.iter().filter(bound).collect();
-        let mut facts = self::facts(repository, &bound, second, &manifest, subject.as_ref(), by);
-        facts.extend(moves.iter().map(|(tag, led)| pointers::moved(repository, tag, *led, digest, by)));
+        let mut facts = self::facts(repository, &bound, second, &manifest, subject.as_ref(), origin);
+        facts.extend(moves.iter().map(|(tag, led)| pointers::moved(repository, tag, *led, digest, origin.by)));
         match self.ledger.append(facts).await {
             Ok(receipts) => Ok(Pushed { digest, subject, new: receipts.iter().any(|receipt| receipt.new) }),
             Err(AppendError::Conflict(conflict)) => Err(PutManifestError::Conflict(conflict)),
@@ -432,7 +452,7 @@ impl Registry {
 }
 
 /// Checks the digest a manifest was pushed by; gives it if the store does not know the bytes by it.
-fn check_named(named: &ContentDigest, bytes: &[u8]) -> Result<Option<Sha512>, PutManifestError> {
+pub(crate) fn check_named(named: &ContentDigest, bytes: &[u8]) -> Result<Option<Sha512>, PutManifestError> {
     if let ContentDigest::Other(other) = named {
         return Err(other.unsupported().into());
     }
@@ -453,12 +473,17 @@ fn facts(
     second: Option<Sha512>,
     manifest: &Manifest,
     subject: Option<&ContentDigest>,
-    by: &str,
+    origin: &Origin<'_>,
 ) -> Vec<Fact> {
     let digest = manifest.digest();
     let mut detail = json!({"mediaType": manifest.kind().media_type(), "size": manifest.size()});
     if let Some(subject) = subject {
         detail["subject"] = json!(subject.to_string());
+    }
+    if let Some(Value::Object(more)) = &origin.detail
+        && let Some(detail) = detail.as_object_mut()
+    {
+        detail.extend(more.clone());
     }
     let fact = |name: String, about: Option<Subject>| Fact {
         role: Role::Control,
@@ -467,7 +492,7 @@ fn facts(
             kind: BindingKind::Tag,
             name,
             digest,
-            by: by.to_owned(),
+            by: origin.by.to_owned(),
             detail: detail.clone(),
         }),
         chain: None,

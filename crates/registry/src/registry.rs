@@ -9,7 +9,9 @@ use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
 use adamant_store::{BlobStore, BoxFuture, Ledger, LedgerError, ReadBlobError, WriteBlobError};
 
 use crate::damaged::Damaged;
+use crate::upstream::{Flights, Upstreams};
 use crate::uploads::{OpenUploadsError, Uploads};
+use crate::UpstreamConfig;
 
 /// Whether the repositories below a first name part (`shop` of `shop/web`) belong to somebody who
 /// gives release numbers and commit ids as tags there. Those tags are not for clients.
@@ -26,10 +28,12 @@ pub struct Config {
     pub uploads: PathBuf,
     /// What it bears.
     pub limits: Limits,
-    /// For the age of uploads.
+    /// For the age of uploads and the dates of updates.
     pub clock: Clock,
     /// Which repositories have tags that are not for clients; `None`: none.
     pub owned: Option<Owned>,
+    /// Other registries that are read through this one.
+    pub upstreams: Vec<UpstreamConfig>,
 }
 
 /// What a registry bears. Everything beyond is refused with the limit in the message.
@@ -125,6 +129,9 @@ pub struct Registry {
     pub(crate) damaged: Arc<Damaged>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) owned: Option<Owned>,
+    pub(crate) clock: Clock,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) flights: Arc<Flights>,
     /// Held while a pointer is moved.
     pub(crate) pointing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -134,7 +141,7 @@ impl Registry {
     /// last one ended. Blocks on the file system for as long as a directory listing takes.
     pub fn new(blobs: Arc<dyn BlobStore>, ledger: Arc<dyn Ledger>, config: Config) -> Result<Self, OpenUploadsError> {
         let limits = Arc::new(config.limits);
-        let uploads = Arc::new(Uploads::open(config.uploads, limits.clone(), config.clock)?);
+        let uploads = Arc::new(Uploads::open(config.uploads, limits.clone(), config.clock.clone())?);
         Ok(Self {
             blobs,
             ledger,
@@ -142,6 +149,9 @@ impl Registry {
             damaged: Arc::new(Damaged::default()),
             limits,
             owned: config.owned,
+            clock: config.clock,
+            upstreams: Upstreams::new(config.upstreams),
+            flights: Arc::default(),
             pointing: Arc::default(),
         })
     }

@@ -21,7 +21,7 @@ impl Registry {
             ParseReferenceError::Tag(error) => Failure::unknown_manifest(error.to_string()),
             digest @ ParseReferenceError::Digest(_) => digest.into(),
         })?;
-        let bound = self.resolve(repository, &reference).await?;
+        let bound = self.resolve_through(repository, &reference).await.map_err(Failure::pull)?;
         let digest: ContentDigest = match &reference {
             Reference::Tag(_) => bound.into(),
             Reference::Digest(digest) => digest.clone(),

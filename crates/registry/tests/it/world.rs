@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use adamant_digest::{Digest, Verified};
 use adamant_oci::{ArtifactMeta, Descriptor, ErrorBody, Manifest, media};
-use adamant_registry::{Access, Config, Limits, Registry};
+use adamant_registry::{Access, Config, Limits, Registry, UpstreamConfig};
 use adamant_store::FsBlobs;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -90,11 +90,22 @@ impl World {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        Self::over(TempDir::new().unwrap(), Arc::default(), limits).await
+        Self::over(TempDir::new().unwrap(), Arc::default(), limits, |_| Vec::new()).await
     }
 
-    async fn over(directory: TempDir, ledger: Arc<MemoryLedger>, limits: Limits) -> Self {
+    /// With upstreams over the store of this world.
+    pub(crate) async fn below(upstreams: impl FnOnce(FsBlobs) -> Vec<UpstreamConfig>) -> Self {
+        Self::over(TempDir::new().unwrap(), Arc::default(), Limits::default(), upstreams).await
+    }
+
+    async fn over(
+        directory: TempDir,
+        ledger: Arc<MemoryLedger>,
+        limits: Limits,
+        upstreams: impl FnOnce(FsBlobs) -> Vec<UpstreamConfig>,
+    ) -> Self {
         let blobs = FsBlobs::open(&directory.path().join("blobs")).unwrap();
+        let upstreams = upstreams(blobs.clone());
         let now_s =
             Arc::new(AtomicU64::new(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()));
         let clock = now_s.clone();
@@ -103,6 +114,7 @@ impl World {
             limits: limits.clone(),
             clock: Arc::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::Relaxed))),
             owned: Some(Arc::new(|part| Box::pin(async move { Ok(part == "owned") }))),
+            upstreams,
         };
         let registry = Registry::new(Arc::new(blobs.clone()), ledger.clone(), config).unwrap();
         let access = Arc::new(Mutex::new(Access::Granted { actor: "alice".to_owned(), push: true }));
@@ -119,7 +131,7 @@ impl World {
         let directory = std::mem::replace(&mut self.directory, TempDir::new().unwrap());
         let (ledger, limits) = (self.ledger.clone(), self.limits.clone());
         drop(self);
-        Self::over(directory, ledger, limits).await
+        Self::over(directory, ledger, limits, |_| Vec::new()).await
     }
 
     pub(crate) fn pass(&self, time: Duration) {
