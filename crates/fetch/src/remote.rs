@@ -156,7 +156,7 @@ impl Remote {
     ) -> Result<Vec<u8>, FetchError> {
         let url = self.address(&format!("{repository}/manifests/{reference}"))?;
         let ask = Ask { remote: self, method: Method::GET, url, repository, accept };
-        ask.patiently(async || http::read(&ask.url, ask.send(None).await?, max).await).await
+        Ok(ask.patiently(max).await?.0)
     }
 
     /// What the registry says that a tag's digest is; `None` if it does not say.
@@ -168,12 +168,7 @@ impl Remote {
     ) -> Result<Option<Digest>, FetchError> {
         let url = self.address(&format!("{repository}/manifests/{reference}"))?;
         let ask = Ask { remote: self, method: Method::HEAD, url, repository, accept };
-        ask.patiently(async || {
-            let response = ask.send(None).await?;
-            let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
-            Ok(said.and_then(|text| text.parse().ok()))
-        })
-        .await
+        Ok(ask.patiently(0).await?.1)
     }
 
     /// Streams a blob into the store; durable on return. `named` is its digest as the registry
@@ -319,11 +314,11 @@ struct Ask<'a> {
 
 impl Ask<'_> {
     /// Attempts until one succeeds, within the bounds of what somebody waits for.
-    async fn patiently<T>(&self, once: impl AsyncFn() -> Result<T, Attempt>) -> Result<T, FetchError> {
+    async fn patiently(&self, max: u64) -> Result<(Vec<u8>, Option<Digest>), FetchError> {
         let all = async {
             let mut attempt = 0;
             loop {
-                match once().await {
+                match self.once(max).await {
                     Ok(value) => return Ok(value),
                     Err(Attempt::Fail(error)) => return Err(error),
                     Err(Attempt::Retry(error)) => http::pause(&self.remote.limits, &mut attempt, error).await?,
@@ -337,6 +332,16 @@ impl Ask<'_> {
                 cause: format!("no whole answer within {} s", MANIFEST_TIME.as_secs()),
             }),
         }
+    }
+}
+
+impl Ask<'_> {
+    /// The body, and the digest that the registry says it has.
+    async fn once(&self, max: u64) -> Result<(Vec<u8>, Option<Digest>), Attempt> {
+        let response = self.send(None).await?;
+        let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+        let said = said.and_then(|text| text.parse().ok());
+        Ok((http::read(&self.url, response, max).await?, said))
     }
 }
 

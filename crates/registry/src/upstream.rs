@@ -11,7 +11,7 @@ mod pull;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use adamant_digest::Digest;
@@ -76,12 +76,16 @@ pub struct UpstreamConfig {
     pub source: Arc<dyn Upstream>,
 }
 
+/// Most moved tags remembered of an upstream; the facts have them all.
+const MOVED: usize = 10_000;
+
 /// An upstream with what happened to it since the start.
 pub(crate) struct Entry {
     pub(crate) config: UpstreamConfig,
     pulled: AtomicU64,
     failed: AtomicU64,
-    moved: AtomicU64,
+    /// Tags that were found to have moved, with what they lead to now.
+    moved: Mutex<BTreeMap<String, Digest>>,
 }
 
 /// How an upstream does, since the start.
@@ -93,11 +97,25 @@ pub struct UpstreamCounts {
     pub pulled: u64,
     /// Times that it gave nothing, or the wrong thing.
     pub failed: u64,
-    /// Tags found to have moved.
-    pub moved: u64,
+    /// Tags that led elsewhere when they were last looked at.
+    pub moved: usize,
 }
 
 impl Entry {
+    fn moved(&self) -> MutexGuard<'_, BTreeMap<String, Digest>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers where a tag leads; `None`: where it is bound to.
+    fn note(&self, name: &str, now: Option<Digest>) {
+        let mut moved = self.moved();
+        match now {
+            Some(now) if moved.len() < MOVED || moved.contains_key(name) => drop(moved.insert(name.to_owned(), now)),
+            Some(_) => {}
+            None => drop(moved.remove(name)),
+        }
+    }
+
     fn by(&self) -> String {
         format!("upstream {}", self.config.name)
     }
@@ -159,7 +177,7 @@ impl crate::Registry {
             name: entry.config.name.clone(),
             pulled: entry.pulled.load(Ordering::Relaxed),
             failed: entry.failed.load(Ordering::Relaxed),
-            moved: entry.moved.load(Ordering::Relaxed),
+            moved: entry.moved().len(),
         };
         self.upstreams.all().map(counts).collect()
     }

@@ -29,6 +29,8 @@ pub struct Followed {
     pub tag: Tag,
     /// What it is bound to.
     pub bound: Bound,
+    /// What it led to there when it was last looked at, if that is something else.
+    pub moved: Option<Digest>,
 }
 
 /// What a look at the upstream found.
@@ -86,7 +88,8 @@ impl Registry {
         let (repository, tag) = name.split_once(':').filter(|(repository, _)| !repository.contains('@'))?;
         let (repository, tag): (RepositoryName, Tag) = (repository.parse().ok()?, tag.parse().ok()?);
         let (entry, _) = self.upstreams.of(&repository)?;
-        Some(Followed { upstream: entry.config.name.clone(), repository, tag, bound })
+        let moved = entry.moved().get(name).copied();
+        Some(Followed { upstream: entry.config.name.clone(), repository, tag, bound, moved })
     }
 
     /// Whether a tag follows what an upstream says: not one an update made, and no list of signatures.
@@ -104,13 +107,16 @@ impl Registry {
         let wanted = Wanted { entry, repository, remote, reference: &reference };
         let said = entry.config.source.digest(remote, tag).await.map_err(|error| Arc::new(wanted.absent(error)))?;
         if said == Some(bound) {
+            entry.note(&name, None);
             return Ok(Checked { bound, now: bound });
         }
         // What goes on record was hashed here.
         let now = Digest::of(&self.fetch_manifest(&wanted).await?);
-        if now != bound {
+        if now == bound {
+            entry.note(&name, None);
+        } else {
             tracing::warn!(name, %bound, %now, upstream = entry.config.url, "a tag has moved at its upstream");
-            entry.moved.fetch_add(1, Ordering::Relaxed);
+            entry.note(&name, Some(now));
             let binding = Binding {
                 kind: BindingKind::Tag,
                 name: name.clone(),
