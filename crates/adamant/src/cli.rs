@@ -197,8 +197,10 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  adamant fsck\n  adamant fsck --data /srv/adamant --json")]
     Fsck,
     /// Other registries that are read through this one (`[[upstream]]` in server.toml)
-    #[command(after_help = "Examples:\n  adamant upstream list\n  adamant upstream check docker.example/library/x:1\n  \
-                            adamant upstream update docker.example/library/x:1")]
+    #[command(
+        after_help = "Examples:\n  adamant upstream list\n  adamant upstream check docker.example/library/x:1\n  \
+                            adamant upstream update docker.example/library/x:1"
+    )]
     Upstream {
         #[command(subcommand)]
         what: UpstreamCommand,

@@ -216,10 +216,7 @@ impl Http {
         let limits = config.limits.clone();
         let (builder, guard) =
             guarded(&config.proxies, config.allowed_hosts.clone(), &config.control_addresses, &limits)?;
-        let client = builder
-            .redirect(guard.redirects())
-            .build()
-            .map_err(|error| FetchError::Config(chain(&error)))?;
+        let client = builder.redirect(guard.redirects()).build().map_err(|error| FetchError::Config(chain(&error)))?;
         Ok(Self { client, guard, limits })
     }
 

@@ -206,8 +206,7 @@ impl Remote {
         let mut at = ask.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let home = self.is_home(&at);
-            let (client, guard) =
-                if home { (&self.home, &self.home_guard) } else { (&self.away, &self.away_guard) };
+            let (client, guard) = if home { (&self.home, &self.home_guard) } else { (&self.away, &self.away_guard) };
             guard.check_url(&at).map_err(|refused| Attempt::Fail(refused.into()))?;
             let mut request = http::resuming(client.request(ask.method.clone(), at.clone()), resume);
             if !ask.accept.is_empty() {
@@ -261,7 +260,8 @@ impl Remote {
         service: Option<&str>,
     ) -> Result<Option<HeaderValue>, Attempt> {
         let refuse = |cause: String| Attempt::Fail(FetchError::Config(cause));
-        let mut url: Url = realm.parse().map_err(|_| refuse("the token service's address cannot be read".to_owned()))?;
+        let mut url: Url =
+            realm.parse().map_err(|_| refuse("the token service's address cannot be read".to_owned()))?;
         let home = self.is_home(&url);
         if self.base.scheme() == "https" && url.scheme() != "https" {
             return Err(Attempt::Fail(Refused::Downgrade { from: shown(&self.base), to: shown(&url) }.into()));
@@ -284,8 +284,8 @@ impl Remote {
         }
         let response = request.send().await.map_err(|error| http::unanswered(&url, &error))?;
         let bytes = http::read(&url, http::judge(&url, response, false)?, TOKEN_BYTES).await?;
-        let (token, life) = challenge::token(&bytes)
-            .ok_or_else(|| refuse(format!("{} does not answer with a token", shown(&url))))?;
+        let (token, life) =
+            challenge::token(&bytes).ok_or_else(|| refuse(format!("{} does not answer with a token", shown(&url))))?;
         let mut authorization = HeaderValue::try_from(format!("Bearer {token}"))
             .map_err(|_| refuse(format!("{} answers with a token that cannot be sent", shown(&url))))?;
         authorization.set_sensitive(true);

@@ -8,10 +8,10 @@ use adamant_digest::{Digest, Sha512, Sha512Hasher, Verified};
 use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
 use adamant_store::{BlobStore, BoxFuture, Ledger, LedgerError, ReadBlobError, WriteBlobError};
 
-use crate::damaged::Damaged;
-use crate::upstream::{Flights, Upstreams};
-use crate::uploads::{OpenUploadsError, Uploads};
 use crate::UpstreamConfig;
+use crate::damaged::Damaged;
+use crate::uploads::{OpenUploadsError, Uploads};
+use crate::upstream::{Flights, Upstreams};
 
 /// Whether the repositories below a first name part (`shop` of `shop/web`) belong to somebody who
 /// gives release numbers and commit ids as tags there. Those tags are not for clients.

@@ -11,8 +11,8 @@ mod pull;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adamant_digest::Digest;
 use adamant_oci::{ContentDigest, Reference, RepositoryName, Tag};
@@ -34,11 +34,7 @@ pub trait Upstream: Send + Sync {
         reference: &'a Reference,
     ) -> BoxFuture<'a, Result<Vec<u8>, UpstreamError>>;
     /// The digest of a tag, as the registry says; `None` if it does not say.
-    fn digest<'a>(
-        &'a self,
-        repository: &'a str,
-        tag: &'a Tag,
-    ) -> BoxFuture<'a, Result<Option<Digest>, UpstreamError>>;
+    fn digest<'a>(&'a self, repository: &'a str, tag: &'a Tag) -> BoxFuture<'a, Result<Option<Digest>, UpstreamError>>;
     /// Brings a blob of exactly `size` bytes into the store; durable on return. The bytes of a
     /// sha256 are checked; those of another algorithm are for the caller to check.
     fn blob<'a>(

@@ -47,7 +47,10 @@ impl Metrics {
             for of in &upstreams {
                 for (result, count) in [("pulled", of.pulled), ("failed", of.failed)] {
                     let name = &of.name;
-                    let _ = writeln!(text, "adamant_upstream_pulls_total{{upstream=\"{name}\",result=\"{result}\"}} {count}");
+                    let _ = writeln!(
+                        text,
+                        "adamant_upstream_pulls_total{{upstream=\"{name}\",result=\"{result}\"}} {count}"
+                    );
                 }
             }
             text.push_str("# HELP adamant_upstream_moved_tags Bound tags that led elsewhere when last looked at.\n# TYPE adamant_upstream_moved_tags gauge\n");

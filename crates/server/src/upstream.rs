@@ -4,7 +4,9 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use adamant_api::{Class, Upstream as Shown, UpstreamChecked, UpstreamFailed, UpstreamMoved, UpstreamTag, UpstreamUpdated};
+use adamant_api::{
+    Class, Upstream as Shown, UpstreamChecked, UpstreamFailed, UpstreamMoved, UpstreamTag, UpstreamUpdated,
+};
 use adamant_digest::Digest;
 use adamant_fetch::FetchError;
 use adamant_fetch::remote::{self, Credentials, Remote, RemoteConfig};
@@ -48,14 +50,10 @@ impl Upstream for Fetched {
         })
     }
 
-    fn digest<'a>(
-        &'a self,
-        repository: &'a str,
-        tag: &'a Tag,
-    ) -> BoxFuture<'a, Result<Option<Digest>, UpstreamError>> {
-        Box::pin(async move {
-            self.remote.digest(repository, tag.as_str(), &ACCEPT).await.map_err(|error| explain(&error))
-        })
+    fn digest<'a>(&'a self, repository: &'a str, tag: &'a Tag) -> BoxFuture<'a, Result<Option<Digest>, UpstreamError>> {
+        Box::pin(
+            async move { self.remote.digest(repository, tag.as_str(), &ACCEPT).await.map_err(|error| explain(&error)) },
+        )
     }
 
     fn blob<'a>(
@@ -298,9 +296,11 @@ impl Platform {
     /// Binds what a tag leads to now to a new tag with the date.
     pub(crate) async fn update_upstream(&self, name: &str, by: &str) -> Result<UpstreamUpdated, Problem> {
         let (repository, tag) = tag_of(name).ok_or_else(|| {
-            Problem::usage(format!("`{name}` is not NAME/REPOSITORY:TAG")).hint("`adamant upstream list` shows what is bound")
+            Problem::usage(format!("`{name}` is not NAME/REPOSITORY:TAG"))
+                .hint("`adamant upstream list` shows what is bound")
         })?;
-        let updated = self.registry.update_from_upstream(&repository, &tag, by).await.map_err(|error| problem(&error))?;
+        let updated =
+            self.registry.update_from_upstream(&repository, &tag, by).await.map_err(|error| problem(&error))?;
         self.grown().await;
         Ok(UpstreamUpdated {
             name: name.to_owned(),

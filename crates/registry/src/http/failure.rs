@@ -342,9 +342,8 @@ impl Failure {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, text, Value::Null)
                     .with(header::RETRY_AFTER, "5")
             }
-            PullError::Write(WriteBlobError::Io(source)) | PullError::Put(PutManifestError::Write(WriteBlobError::Io(source))) => {
-                Self::io(source)
-            }
+            PullError::Write(WriteBlobError::Io(source))
+            | PullError::Put(PutManifestError::Write(WriteBlobError::Io(source))) => Self::io(source),
             PullError::Put(_)
             | PullError::Locate(_)
             | PullError::Read(_)

@@ -9,7 +9,7 @@ use adamant_store::{LedgerError, WriteBlobError};
 
 use super::pull::Wanted;
 use super::{Entry, PullError};
-use crate::{Registry, names};
+use crate::{ReadManifestError, Registry, names};
 
 /// Names looked at in one step of the search.
 const PAGE: usize = 1_000;
@@ -73,7 +73,20 @@ impl Registry {
                 if sources.is_empty() {
                     continue;
                 }
-                let Some(used) = self.how(bound.digest, digest).await else { continue };
+                let used = match self.how(bound.digest, digest).await {
+                    // Damage often comes together: what says where the bytes belong is next.
+                    Err(_) => {
+                        for (entry, remote) in &sources {
+                            let member = bound.digest;
+                            if self.fetch_again(entry, &repository, remote, member, &Use::Manifest).await.is_ok() {
+                                break;
+                            }
+                        }
+                        self.how(bound.digest, digest).await.ok().flatten()
+                    }
+                    Ok(used) => used,
+                };
+                let Some(used) = used else { continue };
                 for (entry, remote) in sources {
                     match self.fetch_again(&entry, &repository, &remote, digest, &used).await {
                         Ok(()) => {
@@ -97,12 +110,11 @@ impl Registry {
     }
 
     /// How the manifest `member` uses `digest`, if it does.
-    async fn how(&self, member: Digest, digest: Digest) -> Option<Use> {
+    async fn how(&self, member: Digest, digest: Digest) -> Result<Option<Use>, ReadManifestError> {
         if member == digest {
-            return Some(Use::Manifest);
+            return Ok(Some(Use::Manifest));
         }
-        // One that cannot be read is damage of its own.
-        let manifest = self.manifest(member).await.ok()?;
+        let manifest = self.manifest(member).await?;
         let blobs: Vec<&Descriptor> = match manifest.content() {
             Content::Image { config, layers } => std::iter::once(&**config).chain(layers).collect(),
             // A child that is a manifest is a member itself.
@@ -110,10 +122,10 @@ impl Registry {
         };
         for descriptor in blobs {
             if self.locate(&descriptor.digest).await.ok().flatten() == Some(digest) {
-                return Some(Use::Blob { named: descriptor.digest.clone(), size: descriptor.size });
+                return Ok(Some(Use::Blob { named: descriptor.digest.clone(), size: descriptor.size }));
             }
         }
-        None
+        Ok(None)
     }
 
     async fn fetch_again(

@@ -40,7 +40,9 @@ pub enum PullError {
     #[error("{0} is below no upstream: `[[upstream]]` in server.toml makes one")]
     NoUpstream(RepositoryName),
     /// The operator does not allow it.
-    #[error("`{repository}` of upstream `{upstream}` is not in its `repositories`: the operator of this server may add it")]
+    #[error(
+        "`{repository}` of upstream `{upstream}` is not in its `repositories`: the operator of this server may add it"
+    )]
     NotAllowed {
         /// Its name there.
         repository: String,
@@ -255,10 +257,7 @@ impl Registry {
     }
 
     /// The upstream of a repository, if it may be asked for it.
-    pub(super) fn allowed<'a>(
-        &self,
-        repository: &'a RepositoryName,
-    ) -> Result<(&Arc<Entry>, &'a str), Arc<PullError>> {
+    pub(super) fn allowed<'a>(&self, repository: &'a RepositoryName) -> Result<(&Arc<Entry>, &'a str), Arc<PullError>> {
         let found = self.upstreams.of(repository);
         let (entry, remote) = found.ok_or_else(|| Arc::new(PullError::NoUpstream(repository.clone())))?;
         if entry.allows(remote) {
@@ -313,10 +312,12 @@ impl Registry {
         };
         let bytes = manifest.into_bytes().into_bytes();
         let put = self.put_manifest_from(wanted.repository, tags, named, None, bytes, &origin).await;
-        Ok(put.map_err(|error| match error {
-            PutManifestError::Size { .. } | PutManifestError::Misnamed(_) => wanted.unfit(error),
-            other => other.into(),
-        })?.digest)
+        Ok(put
+            .map_err(|error| match error {
+                PutManifestError::Size { .. } | PutManifestError::Misnamed(_) => wanted.unfit(error),
+                other => other.into(),
+            })?
+            .digest)
     }
 
     /// The bytes of a manifest that are what they were asked for as.
@@ -411,7 +412,8 @@ impl Registry {
         }
         let limit = self.limits.upload_bytes;
         if blob.size > self.limits.blob_bytes || gathered.bytes > limit {
-            return Err(wanted.unfit(format!("it is larger than {limit} bytes, or a blob of it than {}", self.limits.blob_bytes)));
+            return Err(wanted
+                .unfit(format!("it is larger than {limit} bytes, or a blob of it than {}", self.limits.blob_bytes)));
         }
         Ok(())
     }

@@ -165,8 +165,8 @@ impl Registry {
         }
         let day = self.day();
         for n in 1..=DAILY {
-            let next = dated(tag, &day, n)
-                .ok_or_else(|| Arc::new(wanted.unfit("the tag is too long to get a date")))?;
+            let next =
+                dated(tag, &day, n).ok_or_else(|| Arc::new(wanted.unfit("the tag is too long to get a date")))?;
             let name = names::tag(repository, &next);
             match self.ledger.binding(BindingKind::Tag, &name).await.map_err(|error| Arc::new(error.into()))? {
                 Some(there) if there.digest == digest => {

@@ -14,4 +14,5 @@ mod naming;
 mod pointers;
 mod sha512;
 mod uploads;
+mod upstream;
 mod world;
