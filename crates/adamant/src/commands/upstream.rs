@@ -31,7 +31,7 @@ async fn list(data: Option<&Path>, name: Option<&str>, json: bool) -> Result<Exi
             output::result(format!("  {}  {}  {}  {}{moved}", tag.name, tag.digest.short(), tag.at, tag.by))?;
         }
         if upstream.more {
-            say(&format!("{} has more tags than these", upstream.name));
+            say(format!("{} has more tags than these", upstream.name));
         }
     }
     if upstreams.is_empty() {
@@ -51,7 +51,7 @@ async fn check(data: Option<&Path>, what: Option<String>, json: bool) -> Result<
             output::result(format!("{}  bound {}  there now {}", moved.name, moved.bound, moved.now))?;
         }
         for failed in &found.failed {
-            say(&format!("{}: {}", failed.name, failed.cause));
+            say(format!("{}: {}", failed.name, failed.cause));
         }
         output::result(format!(
             "{} checked, {} moved, {} failed",
@@ -78,7 +78,7 @@ async fn update(data: Option<&Path>, name: String, json: bool) -> Result<ExitCod
     } else {
         let was = if updated.new { "" } else { "  (was there)" };
         output::result(format!("{} = {}{was}", updated.updated, updated.digest))?;
-        say(&format!("{} stays {}", updated.name, updated.bound));
+        say(format!("{} stays {}", updated.name, updated.bound));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -57,24 +57,21 @@ fn parameters(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = text.trim_start_matches([' ', ',']);
     while let Some((name, after)) = rest.split_once('=') {
-        let (value, next) = match after.strip_prefix('"') {
-            Some(quoted) => {
-                let mut value = String::new();
-                let mut characters = quoted.char_indices();
-                let end = loop {
-                    match characters.next() {
-                        Some((at, '"')) => break at + 1,
-                        Some((_, '\\')) => value.extend(characters.next().map(|(_, c)| c)),
-                        Some((_, c)) => value.push(c),
-                        None => return found,
-                    }
-                };
-                (value, &quoted[end..])
-            }
-            None => {
-                let end = after.find(',').unwrap_or(after.len());
-                (after[..end].trim().to_owned(), &after[end..])
-            }
+        let (value, next) = if let Some(quoted) = after.strip_prefix('"') {
+            let mut value = String::new();
+            let mut characters = quoted.char_indices();
+            let end = loop {
+                match characters.next() {
+                    Some((at, '"')) => break at + 1,
+                    Some((_, '\\')) => value.extend(characters.next().map(|(_, c)| c)),
+                    Some((_, c)) => value.push(c),
+                    None => return found,
+                }
+            };
+            (value, &quoted[end..])
+        } else {
+            let end = after.find(',').unwrap_or(after.len());
+            (after[..end].trim().to_owned(), &after[end..])
         };
         found.push((name.trim().to_owned(), value));
         rest = next.trim_start_matches([' ', ',']);

@@ -332,9 +332,10 @@ impl Failure {
         };
         let text = error.to_string();
         match &*error {
-            PullError::NoUpstream(_) | PullError::Dated { .. } => Self::unknown_manifest(text),
+            PullError::NoUpstream(_)
+            | PullError::Dated { .. }
+            | PullError::Upstream { source: UpstreamError::Absent(_), .. } => Self::unknown_manifest(text),
             PullError::NotAllowed { .. } => Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, text, Value::Null),
-            PullError::Upstream { source: UpstreamError::Absent(_), .. } => Self::unknown_manifest(text),
             PullError::Upstream { source: UpstreamError::Failed(_), .. } | PullError::Unfit { .. } => {
                 Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, text, Value::Null)
             }
