@@ -203,6 +203,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: PointerCommand,
     },
+    /// Other registries that are read through this one (`[[upstream]]` in server.toml)
+    #[command(
+        after_help = "Examples:\n  adamant upstream list\n  adamant upstream check docker.example/library/x:1\n  \
+                            adamant upstream update docker.example/library/x:1"
+    )]
+    Upstream {
+        #[command(subcommand)]
+        what: UpstreamCommand,
+    },
     /// Print a short-lived token, as password for docker, podman, skopeo or curl
     #[command(after_help = "Examples:\n  skopeo login --tls-verify=false -u me -p \"$(adamant token)\" 127.0.0.1:7000")]
     Token,
@@ -228,6 +237,30 @@ pub(crate) enum PointerCommand {
     )]
     Log {
         /// `repository:tag`
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpstreamCommand {
+    /// Upstreams with the tags that are bound here
+    #[command(after_help = "Examples:\n  adamant upstream list\n  adamant upstream list docker.example --json")]
+    List {
+        /// Upstream (default: all)
+        name: Option<String>,
+    },
+    /// Compare bound tags with those of the upstream now; exit 1 if one has moved. Nothing is rebound
+    #[command(after_help = "Examples:\n  adamant upstream check\n  adamant upstream check docker.example\n  \
+                            adamant upstream check docker.example/library/x:1 --json")]
+    Check {
+        /// NAME, NAME/REPOSITORY or NAME/REPOSITORY:TAG (default: everything)
+        what: Option<String>,
+    },
+    /// Bind what a tag leads to now to a new tag with the date, TAG-seen-YYYYMMDD
+    #[command(after_help = "Examples:\n  adamant upstream update docker.example/library/x:1\n\
+                            The tag itself stays bound to what it was at first sight.")]
+    Update {
+        /// NAME/REPOSITORY:TAG
         name: String,
     },
 }

@@ -399,3 +399,97 @@ pub struct ControlAnswer {
     /// Seconds until it ends.
     pub expires_s: u64,
 }
+
+/// An item of `GET /upstreams`: another registry that is read through this one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Upstream {
+    /// First part of its repositories here.
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// Repositories there that may be pulled.
+    pub repositories: Vec<String>,
+    /// It is asked for what is damaged here.
+    pub heal: bool,
+    /// Tags that are bound here.
+    pub tags: Vec<UpstreamTag>,
+    /// There are more tags than these.
+    pub more: bool,
+}
+
+/// A tag of an [`Upstream`] that is bound here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UpstreamTag {
+    /// `NAME/REPOSITORY:TAG`.
+    pub name: String,
+    /// What it is bound to.
+    pub digest: Digest,
+    /// Who bound it.
+    pub by: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// What it led to there when it was last looked at, if that is something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Digest>,
+}
+
+/// `POST /upstreams/check`: streamed, ends with [`UpstreamChecked`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct UpstreamCheck {
+    /// `NAME`, `NAME/REPOSITORY` or `NAME/REPOSITORY:TAG`; all tags if absent.
+    #[serde(default)]
+    pub what: Option<String>,
+}
+
+/// What a look at upstreams found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct UpstreamChecked {
+    /// Tags compared.
+    pub checked: u64,
+    /// Those that lead elsewhere now; here they stay what they are.
+    pub moved: Vec<UpstreamMoved>,
+    /// Those that could not be compared.
+    pub failed: Vec<UpstreamFailed>,
+}
+
+/// See [`UpstreamChecked`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UpstreamMoved {
+    /// `NAME/REPOSITORY:TAG`.
+    pub name: String,
+    /// What it is bound to here.
+    pub bound: Digest,
+    /// What it leads to there.
+    pub now: Digest,
+}
+
+/// See [`UpstreamChecked`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UpstreamFailed {
+    /// `NAME/REPOSITORY:TAG`.
+    pub name: String,
+    /// Why.
+    pub cause: String,
+}
+
+/// `POST /upstreams/update`: streamed, ends with [`UpstreamUpdated`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UpstreamUpdate {
+    /// `NAME/REPOSITORY:TAG`.
+    pub name: String,
+}
+
+/// What an update made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UpstreamUpdated {
+    /// `NAME/REPOSITORY:TAG`, which stays what it is.
+    pub name: String,
+    /// What that is.
+    pub bound: Digest,
+    /// The name of what the tag leads to there now; `name` itself if nothing moved.
+    pub updated: String,
+    /// What that is bound to.
+    pub digest: Digest,
+    /// False if it was there before.
+    pub new: bool,
+}

@@ -44,7 +44,8 @@ pub enum Refused {
     Redirects(String),
 }
 
-const MAX_REDIRECTS: usize = 5;
+/// Most redirects followed.
+pub(crate) const MAX_REDIRECTS: usize = 5;
 
 /// A host with its address, once if they are the same.
 fn located(host: &str, address: IpAddr) -> String {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use adamant_digest::Digest;
 use adamant_store::{BlobStore, Upload, WriteBlobError};
 use reqwest::header::{CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, Proxies};
 use crate::error::FetchError;
 use crate::guard::{Guard, Refused, shown};
 
@@ -33,8 +33,16 @@ pub(crate) struct Expect<'a> {
     pub(crate) max: u64,
 }
 
+/// Where the attempts of a download come from.
+pub(crate) trait Source: Sync {
+    /// The address asked for.
+    fn url(&self) -> &Url;
+    /// One request, from `resume` on if the bytes before it still stand.
+    fn send(&self, resume: Option<&(u64, String)>) -> impl Future<Output = Result<Response, Attempt>> + Send;
+}
+
 /// One attempt's end.
-enum Attempt {
+pub(crate) enum Attempt {
     /// Try again, from where it stopped if the bytes so far still stand.
     Retry(FetchError),
     /// Trying again cannot help.
@@ -49,31 +57,166 @@ struct Partial {
     etag: Option<String>,
 }
 
+/// A client that goes through the proxies, with the guard of all that it connects to.
+pub(crate) fn guarded(
+    proxies: &Proxies,
+    mut allowed: Vec<String>,
+    control: &[std::net::IpAddr],
+    limits: &Limits,
+) -> Result<(ClientBuilder, Guard), FetchError> {
+    let bad = |error: &dyn std::fmt::Display| FetchError::Config(error.to_string());
+    let mut builder = Client::builder().no_proxy();
+    let exempt = proxies.exempt.as_deref().and_then(reqwest::NoProxy::from_string);
+    for (proxy, https) in [(&proxies.http, false), (&proxies.https, true)] {
+        let Some(address) = proxy else { continue };
+        let url: Url = address.parse().map_err(|_| bad(&"the proxy's address cannot be read"))?;
+        // The administrator chose it; it is usually on the private network.
+        allowed.extend(url.host_str().map(str::to_owned));
+        let proxy = if https { reqwest::Proxy::https(url) } else { reqwest::Proxy::http(url) };
+        builder = builder.proxy(proxy.map_err(|error| bad(&error))?.no_proxy(exempt.clone()));
+    }
+    let guard = Guard::new(allowed, control.iter().copied());
+    let builder = builder
+        .user_agent(concat!("adamant/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(guard.clone())
+        .connect_timeout(limits.connect_timeout)
+        .read_timeout(limits.idle_timeout)
+        .timeout(limits.total_timeout);
+    Ok((builder, guard))
+}
+
+/// Streams what `source` gives into the store; returns digest and length once it is durable.
+pub(crate) async fn download(
+    source: &impl Source,
+    expect: Expect<'_>,
+    blobs: &dyn BlobStore,
+    limits: &Limits,
+) -> Result<(Digest, u64), FetchError> {
+    let mut attempt = 0;
+    let mut partial = Partial { upload: blobs.upload().await?, etag: None };
+    loop {
+        match download_once(source, expect, blobs, &mut partial).await {
+            Ok(()) => break,
+            Err(Attempt::Fail(error)) => return Err(error),
+            Err(Attempt::Retry(error)) => pause(limits, &mut attempt, error).await?,
+        }
+    }
+    let found = partial.upload.len();
+    if let Some(expected) = expect.size.filter(|size| *size != found) {
+        let (name, url) = (expect.name.to_owned(), shown(source.url()));
+        return Err(FetchError::Size { name, url, expected, found });
+    }
+    partial.upload.finish(expect.digest).await.map_err(|error| match error {
+        WriteBlobError::Mismatch(mismatch) => FetchError::Mismatch {
+            name: expect.name.to_owned(),
+            url: shown(source.url()),
+            expected: mismatch.expected,
+            found: mismatch.found,
+        },
+        other @ WriteBlobError::Io(_) => other.into(),
+    })
+}
+
+async fn download_once(
+    source: &impl Source,
+    expect: Expect<'_>,
+    blobs: &dyn BlobStore,
+    partial: &mut Partial,
+) -> Result<(), Attempt> {
+    let url = source.url();
+    let have = partial.upload.len();
+    let resume = partial.etag.clone().filter(|_| have > 0).map(|etag| (have, etag));
+    let mut response = source.send(resume.as_ref()).await?;
+    let resumed = response.status() == StatusCode::PARTIAL_CONTENT && continues(&response, have);
+    if !resumed && have > 0 {
+        partial.upload = blobs.upload().await.map_err(|error| Attempt::Fail(error.into()))?;
+    }
+    partial.etag = strong_etag(&response);
+    let max = expect.size.unwrap_or(expect.max);
+    if let (Some(expected), Some(announced), false) = (expect.size, response.content_length(), resumed)
+        && announced != expected
+    {
+        let (name, url) = (expect.name.to_owned(), shown(url));
+        return Err(Attempt::Fail(FetchError::Size { name, url, expected, found: announced }));
+    }
+    while let Some(chunk) = response.chunk().await.map_err(|error| Attempt::Retry(network(url, &error)))? {
+        if partial.upload.len() + chunk.len() as u64 > max {
+            return Err(Attempt::Fail(FetchError::TooLarge { url: shown(url), limit: max }));
+        }
+        partial.upload.write(chunk).await.map_err(|error| Attempt::Fail(error.into()))?;
+    }
+    Ok(())
+}
+
+/// The body of an answer in memory.
+pub(crate) async fn read(url: &Url, mut response: Response, max: u64) -> Result<Vec<u8>, Attempt> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| Attempt::Retry(network(url, &error)))? {
+        if (bytes.len() + chunk.len()) as u64 > max {
+            return Err(Attempt::Fail(FetchError::TooLarge { url: shown(url), limit: max }));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// What a status means for whoever wants the content; `Ok` if the body is it.
+pub(crate) fn judge(url: &Url, response: Response, resuming: bool) -> Result<Response, Attempt> {
+    let status = response.status();
+    if status == StatusCode::OK || (resuming && status == StatusCode::PARTIAL_CONTENT) {
+        return Ok(response);
+    }
+    let (url, code) = (shown(url), status.as_u16());
+    Err(match code {
+        404 | 410 => Attempt::Fail(FetchError::Gone { url, status: code }),
+        // 416: what we have is not a prefix of what is there now.
+        408 | 416 | 425 | 429 | 500..=599 => Attempt::Retry(FetchError::Status { url, status: code }),
+        _ => Attempt::Fail(FetchError::Status { url, status: code }),
+    })
+}
+
+/// A request that got no answer: refused by the guard, or by the network.
+pub(crate) fn unanswered(url: &Url, error: &reqwest::Error) -> Attempt {
+    match refused(error) {
+        Some(refused) => Attempt::Fail(refused.into()),
+        None => Attempt::Retry(network(url, error)),
+    }
+}
+
+/// Waits before the next attempt, or gives up with `error`.
+pub(crate) async fn pause(limits: &Limits, attempt: &mut u32, error: FetchError) -> Result<(), FetchError> {
+    *attempt += 1;
+    if *attempt >= limits.attempts {
+        return Err(error);
+    }
+    tracing::debug!(%error, attempt, "trying again");
+    let wait = limits.backoff.saturating_mul(1 << (*attempt - 1).min(6));
+    tokio::time::sleep(wait.min(Duration::from_secs(20))).await;
+    Ok(())
+}
+
+/// A download over the one client.
+struct Direct<'a> {
+    http: &'a Http,
+    url: Url,
+}
+
+impl Source for Direct<'_> {
+    fn url(&self) -> &Url {
+        &self.url
+    }
+
+    async fn send(&self, resume: Option<&(u64, String)>) -> Result<Response, Attempt> {
+        self.http.send(&self.url, resume).await
+    }
+}
+
 impl Http {
     pub(crate) fn new(config: &Config) -> Result<Self, FetchError> {
-        let bad = |error: &dyn std::fmt::Display| FetchError::Config(error.to_string());
-        let mut allowed = config.allowed_hosts.clone();
-        let mut builder = Client::builder().no_proxy();
-        let exempt = config.proxies.exempt.as_deref().and_then(reqwest::NoProxy::from_string);
-        for (proxy, https) in [(&config.proxies.http, false), (&config.proxies.https, true)] {
-            let Some(address) = proxy else { continue };
-            let url: Url = address.parse().map_err(|_| bad(&"the proxy's address cannot be read"))?;
-            // The administrator chose it; it is usually on the private network.
-            allowed.extend(url.host_str().map(str::to_owned));
-            let proxy = if https { reqwest::Proxy::https(url) } else { reqwest::Proxy::http(url) };
-            builder = builder.proxy(proxy.map_err(|error| bad(&error))?.no_proxy(exempt.clone()));
-        }
-        let guard = Guard::new(allowed, config.control_addresses.iter().copied());
         let limits = config.limits.clone();
-        let client = builder
-            .user_agent(concat!("adamant/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(guard.clone())
-            .redirect(guard.redirects())
-            .connect_timeout(limits.connect_timeout)
-            .read_timeout(limits.idle_timeout)
-            .timeout(limits.total_timeout)
-            .build()
-            .map_err(|error| bad(&chain(&error)))?;
+        let (builder, guard) =
+            guarded(&config.proxies, config.allowed_hosts.clone(), &config.control_addresses, &limits)?;
+        let client = builder.redirect(guard.redirects()).build().map_err(|error| FetchError::Config(chain(&error)))?;
         Ok(Self { client, guard, limits })
     }
 
@@ -91,21 +234,13 @@ impl Http {
             match self.bytes_once(&parsed, max).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(Attempt::Fail(error)) => return Err(error),
-                Err(Attempt::Retry(error)) => self.pause(&mut attempt, error).await?,
+                Err(Attempt::Retry(error)) => pause(&self.limits, &mut attempt, error).await?,
             }
         }
     }
 
     async fn bytes_once(&self, url: &Url, max: u64) -> Result<Vec<u8>, Attempt> {
-        let mut response = self.send(url, None).await?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| Attempt::Retry(network(url, &error)))? {
-            if (bytes.len() + chunk.len()) as u64 > max {
-                return Err(Attempt::Fail(FetchError::TooLarge { url: shown(url), limit: max }));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
+        read(url, self.send(url, None).await?, max).await
     }
 
     /// Streams `url` into the store; returns digest and length once it is durable.
@@ -115,95 +250,21 @@ impl Http {
         expect: Expect<'_>,
         blobs: &dyn BlobStore,
     ) -> Result<(Digest, u64), FetchError> {
-        let parsed = self.parse(url)?;
-        let mut attempt = 0;
-        let mut partial = Partial { upload: blobs.upload().await?, etag: None };
-        loop {
-            match self.store_once(&parsed, expect, blobs, &mut partial).await {
-                Ok(()) => break,
-                Err(Attempt::Fail(error)) => return Err(error),
-                Err(Attempt::Retry(error)) => self.pause(&mut attempt, error).await?,
-            }
-        }
-        let found = partial.upload.len();
-        if let Some(expected) = expect.size.filter(|size| *size != found) {
-            return Err(FetchError::Size { name: expect.name.to_owned(), url: shown(&parsed), expected, found });
-        }
-        partial.upload.finish(expect.digest).await.map_err(|error| match error {
-            WriteBlobError::Mismatch(mismatch) => FetchError::Mismatch {
-                name: expect.name.to_owned(),
-                url: shown(&parsed),
-                expected: mismatch.expected,
-                found: mismatch.found,
-            },
-            other @ WriteBlobError::Io(_) => other.into(),
-        })
-    }
-
-    async fn store_once(
-        &self,
-        url: &Url,
-        expect: Expect<'_>,
-        blobs: &dyn BlobStore,
-        partial: &mut Partial,
-    ) -> Result<(), Attempt> {
-        let have = partial.upload.len();
-        let resume = partial.etag.clone().filter(|_| have > 0).map(|etag| (have, etag));
-        let mut response = self.send(url, resume.as_ref()).await?;
-        let resumed = response.status() == StatusCode::PARTIAL_CONTENT && continues(&response, have);
-        if !resumed && have > 0 {
-            partial.upload = blobs.upload().await.map_err(|error| Attempt::Fail(error.into()))?;
-        }
-        partial.etag = strong_etag(&response);
-        let max = expect.size.unwrap_or(expect.max);
-        if let (Some(expected), Some(announced), false) = (expect.size, response.content_length(), resumed)
-            && announced != expected
-        {
-            let (name, url) = (expect.name.to_owned(), shown(url));
-            return Err(Attempt::Fail(FetchError::Size { name, url, expected, found: announced }));
-        }
-        while let Some(chunk) = response.chunk().await.map_err(|error| Attempt::Retry(network(url, &error)))? {
-            if partial.upload.len() + chunk.len() as u64 > max {
-                return Err(Attempt::Fail(FetchError::TooLarge { url: shown(url), limit: max }));
-            }
-            partial.upload.write(chunk).await.map_err(|error| Attempt::Fail(error.into()))?;
-        }
-        Ok(())
+        download(&Direct { http: self, url: self.parse(url)? }, expect, blobs, &self.limits).await
     }
 
     async fn send(&self, url: &Url, resume: Option<&(u64, String)>) -> Result<Response, Attempt> {
-        let mut request = self.client.get(url.clone());
-        if let Some((from, etag)) = resume {
-            request = request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, etag);
-        }
-        let response = request.send().await.map_err(|error| match refused(&error) {
-            Some(refused) => Attempt::Fail(refused.into()),
-            None => Attempt::Retry(network(url, &error)),
-        })?;
-        let status = response.status();
-        let expected = status == StatusCode::OK || (resume.is_some() && status == StatusCode::PARTIAL_CONTENT);
-        if expected {
-            return Ok(response);
-        }
-        let (url, code) = (shown(url), status.as_u16());
-        Err(match code {
-            404 | 410 => Attempt::Fail(FetchError::Gone { url, status: code }),
-            // 416: what we have is not a prefix of what is there now.
-            408 | 416 | 425 | 429 | 500..=599 => Attempt::Retry(FetchError::Status { url, status: code }),
-            _ => Attempt::Fail(FetchError::Status { url, status: code }),
-        })
+        let request = resuming(self.client.get(url.clone()), resume);
+        let response = request.send().await.map_err(|error| unanswered(url, &error))?;
+        judge(url, response, resume.is_some())
     }
+}
 
-    /// Waits before the next attempt, or gives up with `error`.
-    async fn pause(&self, attempt: &mut u32, error: FetchError) -> Result<(), FetchError> {
-        *attempt += 1;
-        if *attempt >= self.limits.attempts {
-            return Err(error);
-        }
-        tracing::debug!(%error, attempt, "trying again");
-        let wait = self.limits.backoff.saturating_mul(1 << (*attempt - 1).min(6));
-        tokio::time::sleep(wait.min(Duration::from_secs(20))).await;
-        Ok(())
+/// Asks for the rest alone, if it is still the rest of the same.
+pub(crate) fn resuming(request: RequestBuilder, resume: Option<&(u64, String)>) -> RequestBuilder {
+    match resume {
+        Some((from, etag)) => request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, etag),
+        None => request,
     }
 }
 
@@ -234,7 +295,7 @@ fn network(url: &Url, error: &reqwest::Error) -> FetchError {
 }
 
 /// The innermost causes of an HTTP error, which alone say what happened.
-fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     let mut text = String::new();
     let mut source = error.source();
     while let Some(inner) = source {

@@ -14,6 +14,7 @@ mod ensure;
 mod error;
 pub mod guard;
 mod http;
+pub mod remote;
 mod resolve_lock;
 mod url;
 

@@ -29,6 +29,7 @@ mod pattern;
 mod pointers;
 mod registry;
 mod uploads;
+mod upstream;
 
 pub use access::Access;
 pub use body::{Body, BodyError};
@@ -41,3 +42,6 @@ pub use pattern::{ParsePatternError, Pattern};
 pub use pointers::{Move, Named, POINTER, ParseNamedError, Shrinks};
 pub use registry::{Clock, Config, Limits, LocateError, Misnamed, Owned, Registry};
 pub use uploads::OpenUploadsError;
+pub use upstream::{
+    Checked, Followed, HealError, Healed, PullError, Updated, Upstream, UpstreamConfig, UpstreamCounts, UpstreamError,
+};

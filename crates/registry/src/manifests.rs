@@ -10,7 +10,7 @@ use adamant_oci::{
     media,
 };
 use adamant_store::{AppendError, Bound, Conflict, Fact, LedgerError, ReadBlobError, Subject, WriteBlobError};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::pointers::{Led, POINTER};
 use crate::registry::Second;
@@ -40,7 +40,7 @@ struct Push<'a> {
     second: Option<Sha512>,
     manifest: Manifest,
     subject: Option<ContentDigest>,
-    by: &'a str,
+    origin: &'a Origin<'a>,
 }
 
 /// What a name is.
@@ -242,6 +242,14 @@ pub enum ListError {
     Manifest(#[from] ReadManifestError),
 }
 
+/// Who puts a manifest here, and what else their bindings say.
+#[derive(Debug)]
+pub(crate) struct Origin<'a> {
+    pub(crate) by: &'a str,
+    /// Members beside those that every binding of a manifest has.
+    pub(crate) detail: Option<Value>,
+}
+
 impl Registry {
     /// Puts a manifest into a repository and binds `tags` to it, in one append. `named` is the digest
     /// it was pushed by, if it was. Whatever the manifest names must be there already, except its
@@ -257,17 +265,17 @@ impl Registry {
         by: &str,
     ) -> Result<Pushed, PutManifestError> {
         let names = Names { tags, digest: named, condition: &Condition::default() };
-        self.put_manifest_if(repository, names, media_type, bytes, by).await
+        self.put_manifest_if(repository, names, media_type, bytes, &Origin { by, detail: None }).await
     }
 
     /// As [`Registry::put_manifest`], if a condition holds when it takes effect.
-    pub async fn put_manifest_if(
+    pub(crate) async fn put_manifest_if(
         &self,
         repository: &RepositoryName,
         names: Names<'_>,
         media_type: Option<&str>,
         bytes: Vec<u8>,
-        by: &str,
+        origin: &Origin<'_>,
     ) -> Result<Pushed, PutManifestError> {
         if bytes.len() > self.limits.manifest_bytes {
             return Err(PutManifestError::TooLarge { limit: self.limits.manifest_bytes });
@@ -285,7 +293,7 @@ impl Registry {
         if let Some(ContentDigest::Other(other)) = &subject {
             return Err(other.unsupported().into());
         }
-        let push = Push { repository, names, second, manifest, subject, by };
+        let push = Push { repository, names, second, manifest, subject, origin };
 
         let moving = names.tags.iter().any(|tag| pointers::is_list(tag) || self.is_named(repository, tag));
         let _turn = if moving { self.pointing.of(repository).await } else { None };
@@ -304,7 +312,7 @@ impl Registry {
 
     /// One attempt at a push; [`PutManifestError::Moved`] if a pointer moved between look and append.
     async fn put_once(&self, push: &Push<'_>) -> Result<Pushed, PutManifestError> {
-        let Push { repository, names: Names { tags, condition, .. }, second, manifest, subject, by } = push;
+        let Push { repository, names: Names { tags, condition, .. }, second, manifest, subject, origin } = push;
         let digest = manifest.digest();
         let mut missing = 0;
         let mut lost = false;
@@ -371,7 +379,7 @@ impl Registry {
         }
 
         let mut facts: Vec<_> =
-            moves.iter().map(|(tag, led)| pointers::moved(repository, tag, *led, digest, by)).collect();
+            moves.iter().map(|(tag, led)| pointers::moved(repository, tag, *led, digest, origin.by)).collect();
         facts.extend(self::facts(push, &bound));
         let list =
             |name: &str| bound.iter().any(|(tag, _)| pointers::is_list(tag) && names::tag(repository, tag) == name);
@@ -587,7 +595,7 @@ impl Registry {
 }
 
 /// Checks the digest a manifest was pushed by; gives it if the store does not know the bytes by it.
-fn check_named(named: &ContentDigest, bytes: &[u8]) -> Result<Option<Sha512>, PutManifestError> {
+pub(crate) fn check_named(named: &ContentDigest, bytes: &[u8]) -> Result<Option<Sha512>, PutManifestError> {
     if let ContentDigest::Other(other) = named {
         return Err(other.unsupported().into());
     }
@@ -603,11 +611,16 @@ fn check_named(named: &ContentDigest, bytes: &[u8]) -> Result<Option<Sha512>, Pu
 /// What becomes true with a push. The tags are last: only they can be in conflict, and then none of
 /// it is recorded.
 fn facts(push: &Push<'_>, bound: &[(&Tag, Digest)]) -> Vec<Fact> {
-    let Push { repository, second, manifest, subject, by, .. } = push;
+    let Push { repository, second, manifest, subject, origin, .. } = push;
     let digest = manifest.digest();
     let mut detail = json!({"mediaType": manifest.kind().media_type(), "size": manifest.size()});
     if let Some(subject) = subject {
         detail["subject"] = json!(subject.to_string());
+    }
+    if let Some(Value::Object(more)) = &origin.detail
+        && let Some(detail) = detail.as_object_mut()
+    {
+        detail.extend(more.clone());
     }
     let fact = |name: String, digest: Digest, about: Option<Subject>| Fact {
         role: Role::Control,
@@ -616,7 +629,7 @@ fn facts(push: &Push<'_>, bound: &[(&Tag, Digest)]) -> Vec<Fact> {
             kind: BindingKind::Tag,
             name,
             digest,
-            by: (*by).to_owned(),
+            by: origin.by.to_owned(),
             detail: detail.clone(),
         }),
         chain: None,

@@ -185,9 +185,11 @@ pub struct Move {
 }
 
 impl Registry {
-    /// Whether the operator makes a name a pointer.
+    /// Whether the operator makes a name a pointer. What is read through from elsewhere is bound at
+    /// first sight, whatever its name.
     pub(crate) fn is_named(&self, repository: &RepositoryName, tag: &Tag) -> bool {
-        self.pointers.iter().any(|named| named.tag == *tag && named.repositories.covers(repository.as_str()))
+        self.upstreams.owner(repository).is_none()
+            && self.pointers.iter().any(|named| named.tag == *tag && named.repositories.covers(repository.as_str()))
     }
 
     /// The newest moves of a pointer, newest first, at most `limit`; empty if the name is none.

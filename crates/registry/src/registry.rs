@@ -8,11 +8,13 @@ use adamant_digest::{Digest, Sha512, Sha512Hasher, Verified};
 use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
 use adamant_store::{BlobStore, BoxFuture, Ledger, LedgerError, ReadBlobError, WriteBlobError};
 
+use crate::UpstreamConfig;
 use crate::damaged::Damaged;
 use crate::evidence::Verdicts;
 use crate::gate::Gate;
 use crate::pointers::{Named, Turns};
 use crate::uploads::{OpenUploadsError, Uploads};
+use crate::upstream::{Flights, Upstreams};
 
 /// Whether the repositories below a first name part (`shop` of `shop/web`) belong to somebody who
 /// gives release numbers and commit ids as tags there. Those tags are not for clients.
@@ -29,7 +31,7 @@ pub struct Config {
     pub uploads: PathBuf,
     /// What it bears.
     pub limits: Limits,
-    /// For the age of uploads.
+    /// For the age of uploads and the dates of updates.
     pub clock: Clock,
     /// Which repositories have tags that are not for clients; `None`: none.
     pub owned: Option<Owned>,
@@ -37,6 +39,8 @@ pub struct Config {
     pub pointers: Vec<Named>,
     /// What must be signed.
     pub gates: Vec<Gate>,
+    /// Other registries that are read through this one.
+    pub upstreams: Vec<UpstreamConfig>,
 }
 
 /// What a registry bears. Everything beyond is refused with the limit in the message.
@@ -138,6 +142,9 @@ pub struct Registry {
     /// Held while a pointer is moved, so that those of one process do not get in each other's way.
     /// What decides is the chain.
     pub(crate) pointing: Arc<Turns>,
+    pub(crate) clock: Clock,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) flights: Arc<Flights>,
 }
 
 impl Registry {
@@ -145,7 +152,7 @@ impl Registry {
     /// last one ended. Blocks on the file system for as long as a directory listing takes.
     pub fn new(blobs: Arc<dyn BlobStore>, ledger: Arc<dyn Ledger>, config: Config) -> Result<Self, OpenUploadsError> {
         let limits = Arc::new(config.limits);
-        let uploads = Arc::new(Uploads::open(config.uploads, limits.clone(), config.clock)?);
+        let uploads = Arc::new(Uploads::open(config.uploads, limits.clone(), config.clock.clone())?);
         Ok(Self {
             blobs,
             ledger,
@@ -156,6 +163,9 @@ impl Registry {
             pointers: config.pointers.into(),
             gates: config.gates.into(),
             verdicts: Arc::default(),
+            clock: config.clock,
+            upstreams: Upstreams::new(config.upstreams),
+            flights: Arc::default(),
             pointing: Arc::default(),
         })
     }

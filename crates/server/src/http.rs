@@ -3,6 +3,7 @@
 mod api;
 mod git;
 mod pages;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,6 +58,9 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/projects/{project}/releases/{number}/log", get(api::build_log))
         .route("/projects/{project}/environments/{environment}/log", get(api::instance_log))
         .route("/projects/{project}/environments/{environment}/capsule", get(api::capsule))
+        .route("/upstreams", get(upstreams::list))
+        .route("/upstreams/check", post(upstreams::check))
+        .route("/upstreams/update", post(upstreams::update))
         .route("/ledger", get(api::facts))
         .route("/pointer", get(api::pointer))
         .route("/trust", get(api::trust))

@@ -20,6 +20,7 @@ mod serving;
 mod settings;
 mod ship;
 mod startup;
+mod upstream;
 mod views;
 
 pub use doctor::{Check, doctor};
@@ -29,4 +30,4 @@ pub use hosting::verify_evidence;
 pub use opening::{Claim, Claimed, Proxy, claim};
 pub use platform::{Config, Platform};
 pub use running::{Running, down, rollback_offline, start};
-pub use settings::{GateSettings, RegistrySettings, Settings};
+pub use settings::{GateSettings, RegistrySettings, Settings, UpstreamSettings};

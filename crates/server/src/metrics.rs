@@ -41,6 +41,23 @@ impl Metrics {
                 head.size
             );
         }
+        let upstreams = platform.registry.upstream_counts();
+        if !upstreams.is_empty() {
+            text.push_str("# HELP adamant_upstream_pulls_total Manifests asked of upstreams.\n# TYPE adamant_upstream_pulls_total counter\n");
+            for of in &upstreams {
+                for (result, count) in [("pulled", of.pulled), ("failed", of.failed)] {
+                    let name = &of.name;
+                    let _ = writeln!(
+                        text,
+                        "adamant_upstream_pulls_total{{upstream=\"{name}\",result=\"{result}\"}} {count}"
+                    );
+                }
+            }
+            text.push_str("# HELP adamant_upstream_moved_tags Bound tags that led elsewhere when last looked at.\n# TYPE adamant_upstream_moved_tags gauge\n");
+            for of in &upstreams {
+                let _ = writeln!(text, "adamant_upstream_moved_tags{{upstream=\"{}\"}} {}", of.name, of.moved);
+            }
+        }
         let _ = writeln!(
             text,
             "# HELP adamant_tasks Pieces of work under way.\n# TYPE adamant_tasks gauge\nadamant_tasks {}",

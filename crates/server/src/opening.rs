@@ -118,6 +118,14 @@ pub(crate) fn write_trust(data: &Path, ledger: &SqliteLedger) -> Result<(), Prob
     Ok(())
 }
 
+pub(crate) fn proxies(config: &Config) -> adamant_fetch::Proxies {
+    adamant_fetch::Proxies {
+        http: config.proxy.http.clone(),
+        https: config.proxy.https.clone(),
+        exempt: config.proxy.exempt.clone(),
+    }
+}
+
 pub(crate) fn fetcher(config: &Config, blobs: Arc<dyn BlobStore>) -> Result<Fetcher, Problem> {
     let mut settings = adamant_fetch::Config::default();
     if let Some(mirror) = &config.debian_mirror {
@@ -130,11 +138,7 @@ pub(crate) fn fetcher(config: &Config, blobs: Arc<dyn BlobStore>) -> Result<Fetc
     }
     settings.allowed_hosts.clone_from(&config.allow_private);
     settings.control_addresses = vec![config.listen.ip()];
-    settings.proxies = adamant_fetch::Proxies {
-        http: config.proxy.http.clone(),
-        https: config.proxy.https.clone(),
-        exempt: config.proxy.exempt.clone(),
-    };
+    settings.proxies = proxies(config);
     Fetcher::new(settings, blobs).map_err(|e| Problem::usage("fetching is not possible").cause(e))
 }
 
@@ -165,19 +169,20 @@ fn owned(ledger: Arc<SqliteLedger>) -> adamant_registry::Owned {
     })
 }
 
-pub(crate) fn registry(
-    data: &Path,
+pub(crate) async fn registry(
+    config: &Config,
     blobs: &Arc<dyn BlobStore>,
     ledger: &Arc<SqliteLedger>,
-    settings: &crate::Settings,
 ) -> Result<Registry, Problem> {
+    let upstreams = crate::upstream::open(config, blobs, ledger).await?;
     let config = adamant_registry::Config {
-        uploads: data.join("work/uploads"),
+        uploads: config.data.join("work/uploads"),
         limits: adamant_registry::Limits::default(),
         clock: Arc::new(SystemTime::now),
         owned: Some(owned(Arc::clone(ledger))),
-        pointers: settings.registry.pointers.clone(),
-        gates: settings.gate.iter().map(|gate| gate.open(data)).collect::<Result<_, _>>()?,
+        pointers: config.settings.registry.pointers.clone(),
+        gates: config.settings.gate.iter().map(|gate| gate.open(&config.data)).collect::<Result<_, _>>()?,
+        upstreams,
     };
     Registry::new(Arc::clone(blobs), Arc::clone(ledger) as Arc<dyn Ledger>, config)
         .map_err(|e| Problem::internal("cannot open the registry", e))

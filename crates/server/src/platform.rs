@@ -129,7 +129,7 @@ impl Platform {
             .map_err(|e| Problem::internal("cannot open the git repositories", e))?;
         let fetcher = crate::opening::fetcher(&config, Arc::clone(&blobs))?;
         let builder = crate::opening::builder(&config, Arc::clone(&blobs))?;
-        let registry = crate::opening::registry(&data, &blobs, &ledger, &config.settings)?;
+        let registry = crate::opening::registry(&config, &blobs, &ledger).await?;
         let local = crate::hosting::open(&config, Arc::clone(&blobs))?;
         let size = ledger.head().await?.size;
         Ok(Arc::new(Self {
@@ -244,6 +244,10 @@ impl Platform {
         if !adamant_release::valid_name(name) {
             return Err(Problem::usage(format!("`{name}` is not a project name"))
                 .hint("use 1 to 40 lower-case letters, digits and inner hyphens"));
+        }
+        if self.config.settings.upstreams.iter().any(|upstream| upstream.name == name) {
+            let message = format!("`{name}` is the name of an upstream in server.toml");
+            return Err(Problem::new(adamant_api::Class::Conflict, message).hint("choose another name for the project"));
         }
         let _turn = self.turn(name, "").await;
         let is_new = self.facts.revision(&crate::facts::policy(name)).await?.is_none();

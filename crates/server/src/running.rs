@@ -23,6 +23,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const PUBLISH: Duration = Duration::from_secs(1);
 /// How often what runs is compared with what should run.
 const CONVERGE: Duration = Duration::from_secs(5);
+/// How soon after a start the tags of upstreams are checked.
+const FIRST_CHECK: Duration = Duration::from_mins(1);
 /// How often housekeeping is done.
 const HOUSEKEEPING: Duration = Duration::from_mins(10);
 
@@ -79,6 +81,10 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     tasks.spawn(serving::serve(listener, router, Bounds::of_this_process(), tasks.clone(), stop.clone()));
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
+    for upstream in platform.config.settings.upstreams.iter().filter(|upstream| upstream.check_hours > 0) {
+        let every = Duration::from_hours(upstream.check_hours.into());
+        tasks.spawn(checks(Arc::clone(&platform), upstream.name.clone(), every, until(&stop)));
+    }
     tracing::info!(%address, data = %data.display(), "serving");
     Ok(Running { platform, address, stop, tasks })
 }
@@ -99,6 +105,32 @@ async fn hosting(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
             () = &mut stop => return,
             () = platform.converge() => {}
         }
+    }
+}
+
+/// Compares the bound tags of an upstream with those there, soon after the start and then `every` so
+/// often.
+async fn checks(platform: Arc<Platform>, upstream: String, every: Duration, stop: impl Future<Output = ()>) {
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_CHECK, every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let all = async {
+        loop {
+            tick.tick().await;
+            match platform.check_upstreams(Some(&upstream), &|_| {}).await {
+                Ok(found) => tracing::info!(
+                    upstream,
+                    checked = found.checked,
+                    moved = found.moved.len(),
+                    failed = found.failed.len(),
+                    "an upstream's tags were checked"
+                ),
+                Err(problem) => tracing::warn!(upstream, %problem, "an upstream's tags cannot be checked"),
+            }
+        }
+    };
+    tokio::select! {
+        () = stop => {}
+        () = all => {}
     }
 }
 

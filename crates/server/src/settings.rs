@@ -3,7 +3,7 @@
 //! Whoever can write this file runs the server; nothing pushed, no client and no token reaches it.
 //! It is read once, at the start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use adamant_attest::PublicKey;
 use adamant_attest::predicate::Role;
@@ -26,6 +26,9 @@ pub struct Settings {
     pub registry: RegistrySettings,
     /// `[[gate]]`: what must be signed.
     pub gate: Vec<GateSettings>,
+    /// `[[upstream]]`
+    #[serde(rename = "upstream")]
+    pub upstreams: Vec<UpstreamSettings>,
 }
 
 /// `[[gate]]`: signatures that some repositories need.
@@ -113,6 +116,48 @@ where
 {
     let texts = Vec::<String>::deserialize(from)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// `[[upstream]]`: another registry that is read through this one.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct UpstreamSettings {
+    /// First part of its repositories here.
+    pub name: String,
+    /// `https://HOST[:PORT]`; plain `http://` only if it is written so.
+    pub url: String,
+    /// Repositories there that may be pulled: names, or beginnings that end in `*`.
+    #[serde(default = "every_repository")]
+    pub repositories: Vec<String>,
+    /// Name to log in with.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File with the password alone.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Environment variable with the password.
+    #[serde(default)]
+    pub password_env: Option<String>,
+    /// Host of its token service, if the credentials may be sent there.
+    #[serde(default)]
+    pub token_host: Option<String>,
+    /// Certificates to trust besides the system's, PEM.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// It has the repositories of this server by the same names: ask it for what is damaged here.
+    #[serde(default)]
+    pub heal: bool,
+    /// How often the bound tags are compared with those there; 0: never by itself.
+    #[serde(default = "daily")]
+    pub check_hours: u32,
+}
+
+fn every_repository() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+const fn daily() -> u32 {
+    24
 }
 
 impl Settings {

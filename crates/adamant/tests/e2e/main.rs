@@ -20,4 +20,5 @@ mod rollback;
 mod tampering;
 mod template;
 mod tour;
+mod upstream;
 mod world;

@@ -7,6 +7,7 @@ mod archive;
 mod debian;
 mod http;
 mod live;
+mod remote;
 mod repo;
 mod server;
 mod store;

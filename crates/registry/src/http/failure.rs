@@ -1,5 +1,7 @@
 //! Errors as responses: the one place where they get a status and a code.
 
+use std::sync::Arc;
+
 use adamant_digest::Digest;
 use adamant_oci::{
     ContentDigest, ErrorBody, ErrorCode, ParseContentDigestError, ParseNameError, ParseReferenceError, ParseTagError,
@@ -12,7 +14,9 @@ use serde_json::{Value, json};
 
 use crate::body::{Body, BodyError};
 use crate::uploads::UploadError;
-use crate::{GateError, ListError, LocateError, Misnamed, PutManifestError, ReadManifestError};
+use crate::{
+    GateError, ListError, LocateError, Misnamed, PullError, PutManifestError, ReadManifestError, UpstreamError,
+};
 
 /// A response that is an error. Internal text goes to the log instead.
 #[derive(Debug)]
@@ -334,6 +338,46 @@ impl From<GateError> for Failure {
             GateError::Ledger(error) => error.into(),
             GateError::Manifest(error) => (*error).into(),
             GateError::Blob(error) => error.into(),
+        }
+    }
+}
+
+impl Failure {
+    pub(super) fn upstream_only(repository: &RepositoryName, url: &str) -> Self {
+        let message = format!(
+            "{repository} is for what is pulled through from {url}, and nobody pushes to it: push under another name"
+        );
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message, Value::Null)
+    }
+
+    /// What could not be read, perhaps through an upstream. Others may wait for the same answer.
+    pub(super) fn pull(error: Arc<PullError>) -> Self {
+        let error = match Arc::try_unwrap(error) {
+            Ok(PullError::Manifest(error)) => return error.into(),
+            Ok(error) => Arc::new(error),
+            Err(shared) => shared,
+        };
+        let text = error.to_string();
+        match &*error {
+            PullError::NoUpstream(_)
+            | PullError::Dated { .. }
+            | PullError::Upstream { source: UpstreamError::Absent(_), .. } => Self::unknown_manifest(text),
+            PullError::NotAllowed { .. } => Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, text, Value::Null),
+            PullError::Upstream { source: UpstreamError::Failed(_), .. } | PullError::Unfit { .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, text, Value::Null)
+            }
+            PullError::Busy | PullError::Slow(_) | PullError::BrokenOff(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, text, Value::Null)
+                    .with(header::RETRY_AFTER, "5")
+            }
+            PullError::Write(WriteBlobError::Io(source))
+            | PullError::Put(PutManifestError::Write(WriteBlobError::Io(source))) => Self::io(source),
+            PullError::Put(_)
+            | PullError::Locate(_)
+            | PullError::Read(_)
+            | PullError::Write(_)
+            | PullError::Manifest(_)
+            | PullError::Ledger(_) => Self::internal(&text),
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::{ASK_AGAIN, Asked, DIGEST, FOR_EVER, OCI_SUBJECT, OCI_TAG, add, empty, is_known, set};
 use crate::body::{self, Incoming};
+use crate::manifests::Origin;
 use crate::{Body, Condition, Names, PutManifestError, Registry};
 
 impl Registry {
@@ -21,7 +22,7 @@ impl Registry {
             ParseReferenceError::Tag(error) => Failure::unknown_manifest(error.to_string()),
             digest @ ParseReferenceError::Digest(_) => digest.into(),
         })?;
-        let bound = self.resolve(repository, &reference).await?;
+        let bound = self.resolve_through(repository, &reference).await.map_err(Failure::pull)?;
         let digest: ContentDigest = match &reference {
             Reference::Tag(_) => bound.into(),
             Reference::Digest(digest) => digest.clone(),
@@ -79,7 +80,9 @@ impl Registry {
         let condition =
             Condition { matches: etags(asked, header::IF_MATCH), differs: etags(asked, header::IF_NONE_MATCH) };
         let names = Names { tags: &tags, digest: named.as_ref(), condition: &condition };
-        let pushed = self.put_manifest_if(repository, names, media_type, bytes, &asked.actor).await?;
+        let pushed = self
+            .put_manifest_if(repository, names, media_type, bytes, &Origin { by: &asked.actor, detail: None })
+            .await?;
 
         let digest = named.unwrap_or_else(|| pushed.digest.into());
         let mut response = empty(StatusCode::CREATED);

@@ -74,7 +74,8 @@ impl Registry {
     ) -> Result<Response<Body>, Failure> {
         let parsed = Route::parse(head.uri.path());
         let may_push = matches!(access.clone().decide(Right::Push), Decision::Allowed(_));
-        let actor = match access.decide(needed(&head.method, &parsed)) {
+        let right = needed(&head.method, &parsed);
+        let actor = match access.decide(right) {
             Decision::Allowed(actor) => actor,
             Decision::Unauthorized => return Err(Failure::unauthorized()),
             Decision::Forbidden(actor) => return Err(Failure::forbidden(&actor)),
@@ -90,6 +91,11 @@ impl Registry {
             }
             Parsed::Repository(route) => route,
         };
+        if right == Right::Push
+            && let Some(upstream) = self.upstreams.owner(&repository)
+        {
+            return Err(Failure::upstream_only(&repository, &upstream.config.url));
+        }
         let asked = Asked { method: head.method, headers: head.headers, query, actor, may_push };
         match (target, asked.method.as_str()) {
             (Target::Manifest(reference), "GET" | "HEAD") => self.get_manifest(&repository, &reference, &asked).await,

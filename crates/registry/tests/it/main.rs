@@ -16,4 +16,5 @@ mod naming;
 mod pointers;
 mod sha512;
 mod uploads;
+mod upstream;
 mod world;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use adamant_digest::{Digest, Verified};
 use adamant_oci::{ArtifactMeta, Descriptor, ErrorBody, Manifest, media};
-use adamant_registry::{Access, Config, Limits, Registry};
+use adamant_registry::{Access, Config, Limits, Registry, UpstreamConfig};
 use adamant_store::FsBlobs;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -84,55 +84,64 @@ impl Answer {
     }
 }
 
+fn named(config: &mut Config, pointers: &[&str]) {
+    config.pointers = pointers.iter().map(|text| text.parse().unwrap()).collect();
+}
+
 impl World {
     pub(crate) async fn new() -> Self {
         Self::with(Limits::default()).await
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        Self::over(TempDir::new().unwrap(), Arc::default(), limits, &[]).await
+        Self::over(TempDir::new().unwrap(), Arc::default(), limits, |_, _| {}).await
     }
 
     /// One whose operator names pointers.
     pub(crate) async fn pointing(pointers: &[&str]) -> Self {
-        Self::over(TempDir::new().unwrap(), Arc::default(), Limits::default(), pointers).await
+        Self::over(TempDir::new().unwrap(), Arc::default(), Limits::default(), |config, _| named(config, pointers))
+            .await
     }
 
     /// Another server on the same ledger and blobs.
     pub(crate) async fn beside(&self, pointers: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
         std::os::unix::fs::symlink(self.directory.path().join("blobs"), directory.path().join("blobs")).unwrap();
-        Self::over(directory, self.ledger.clone(), Limits::default(), pointers).await
-    }
-
-    async fn over(directory: TempDir, ledger: Arc<MemoryLedger>, limits: Limits, pointers: &[&str]) -> Self {
-        Self::gated(directory, ledger, limits, pointers, &[]).await
+        Self::over(directory, self.ledger.clone(), Limits::default(), |config, _| named(config, pointers)).await
     }
 
     /// One whose operator demands signatures.
     pub(crate) async fn guarded(gates: &[adamant_registry::Gate]) -> Self {
-        Self::gated(TempDir::new().unwrap(), Arc::default(), Limits::default(), &[], gates).await
+        let gates = gates.to_vec();
+        Self::over(TempDir::new().unwrap(), Arc::default(), Limits::default(), |config, _| config.gates = gates).await
     }
 
-    async fn gated(
+    /// With upstreams over the store of this world.
+    pub(crate) async fn below(upstreams: impl FnOnce(FsBlobs) -> Vec<UpstreamConfig>) -> Self {
+        let shape = |config: &mut Config, blobs: &FsBlobs| config.upstreams = upstreams(blobs.clone());
+        Self::over(TempDir::new().unwrap(), Arc::default(), Limits::default(), shape).await
+    }
+
+    async fn over(
         directory: TempDir,
         ledger: Arc<MemoryLedger>,
         limits: Limits,
-        pointers: &[&str],
-        gates: &[adamant_registry::Gate],
+        shape: impl FnOnce(&mut Config, &FsBlobs),
     ) -> Self {
         let blobs = FsBlobs::open(&directory.path().join("blobs")).unwrap();
         let now_s =
             Arc::new(AtomicU64::new(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()));
         let clock = now_s.clone();
-        let config = Config {
+        let mut config = Config {
             uploads: directory.path().join("uploads"),
             limits: limits.clone(),
             clock: Arc::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::Relaxed))),
             owned: Some(Arc::new(|part| Box::pin(async move { Ok(part == "owned") }))),
-            gates: gates.to_vec(),
-            pointers: pointers.iter().map(|text| text.parse().unwrap()).collect(),
+            gates: Vec::new(),
+            pointers: Vec::new(),
+            upstreams: Vec::new(),
         };
+        shape(&mut config, &blobs);
         let registry = Registry::new(Arc::new(blobs.clone()), ledger.clone(), config).unwrap();
         let access = Arc::new(Mutex::new(Access::Granted { actor: "alice".to_owned(), push: true }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -148,7 +157,7 @@ impl World {
         let directory = std::mem::replace(&mut self.directory, TempDir::new().unwrap());
         let (ledger, limits) = (self.ledger.clone(), self.limits.clone());
         drop(self);
-        Self::over(directory, ledger, limits, &[]).await
+        Self::over(directory, ledger, limits, |_, _| {}).await
     }
 
     pub(crate) fn pass(&self, time: Duration) {

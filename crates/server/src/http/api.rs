@@ -18,7 +18,7 @@ use super::{Actor, ApiFailure, Rim, Shared};
 use crate::error::Problem;
 use crate::platform::Platform;
 
-type Answer<T> = Result<Json<T>, ApiFailure>;
+pub(super) type Answer<T> = Result<Json<T>, ApiFailure>;
 
 pub(super) async fn projects(State(rim): Shared) -> Answer<Vec<Project>> {
     Ok(Json(rim.platform.projects().await?))
@@ -45,7 +45,7 @@ pub(super) async fn release(
 
 /// Runs `work` in a task of its own, so that a client that leaves cancels nothing, and streams
 /// what it says followed by its result.
-fn streamed<T, F, W>(rim: &Arc<Rim>, work: W) -> Response
+pub(super) fn streamed<T, F, W>(rim: &Arc<Rim>, work: W) -> Response
 where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<T, Problem>> + Send,
