@@ -178,6 +178,8 @@ pub(crate) fn registry(
         owned: Some(owned(Arc::clone(ledger))),
         pointers: settings.registry.pointers.clone(),
         gates: settings.gate.iter().map(|gate| gate.open(data)).collect::<Result<_, _>>()?,
+        quotas: settings.registry.quotas()?,
+        reserve: settings.registry.reserve(data),
     };
     Registry::new(Arc::clone(blobs), Arc::clone(ledger) as Arc<dyn Ledger>, config)
         .map_err(|e| Problem::internal("cannot open the registry", e))

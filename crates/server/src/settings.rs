@@ -8,7 +8,7 @@ use std::path::Path;
 use adamant_attest::PublicKey;
 use adamant_attest::predicate::Role;
 use adamant_ledger::Keys;
-use adamant_registry::{Demand, Gate, ParsePatternError};
+use adamant_registry::{Action, Demand, Gate, ParsePatternError, Pattern, Quota, Reserve, Rights, Scope};
 use serde::Deserialize;
 
 use crate::error::Problem;
@@ -99,10 +99,18 @@ fn key(data: &Path, text: &str) -> Result<PublicKey, String> {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct RegistrySettings {
     /// Anybody who reaches the port may pull, without a token.
-    pub anonymous_pull: bool,
+    pub anonymous_pull: AnonymousPull,
     /// Tags that may move: `latest` everywhere, `shop/*:latest` in some repositories.
     #[serde(deserialize_with = "parsed")]
     pub pointers: Vec<adamant_registry::Named>,
+    /// Space that pushes leave free where blobs are kept, in MiB.
+    pub reserve_mb: u64,
+    /// How much repositories may hold; the first that means a repository holds for it.
+    pub quota: Vec<QuotaSettings>,
+    /// Requests a second of one caller; `None`: as many as they like.
+    pub requests_per_second: Option<u32>,
+    /// Requests that one caller may send at once before that; by default ten seconds' worth.
+    pub burst: Option<u32>,
 }
 
 /// Reads texts whose type parses them.
@@ -113,6 +121,70 @@ where
 {
     let texts = Vec::<String>::deserialize(from)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// Which repositories anybody may pull from: all, none, or those that patterns mean.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum AnonymousPull {
+    /// All or none.
+    Everywhere(bool),
+    /// These.
+    From(Vec<String>),
+}
+
+impl Default for AnonymousPull {
+    fn default() -> Self {
+        Self::Everywhere(false)
+    }
+}
+
+/// `[[registry.quota]]`: how much repositories may hold.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct QuotaSettings {
+    /// Pattern of their names.
+    pub repositories: String,
+    /// Most of each, in MiB.
+    pub mb: u64,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl RegistrySettings {
+    pub(crate) fn anonymous(&self) -> Result<Rights, Problem> {
+        match &self.anonymous_pull {
+            AnonymousPull::Everywhere(true) => Ok(Rights::everywhere(&[Action::Pull])),
+            AnonymousPull::Everywhere(false) => Ok(Rights::none()),
+            AnonymousPull::From(patterns) => {
+                let scope = |text: &String| Ok(Scope::new(pattern("anonymous-pull", text)?, &[Action::Pull]));
+                Rights::new(patterns.iter().map(scope).collect::<Result<_, Problem>>()?)
+                    .map_err(|error| Problem::usage("anonymous-pull cannot be used").cause(error))
+            }
+        }
+    }
+
+    pub(crate) fn quotas(&self) -> Result<Vec<Quota>, Problem> {
+        let quota = |one: &QuotaSettings| {
+            let repositories = pattern("registry.quota", &one.repositories)?;
+            Ok(Quota { repositories, bytes: one.mb.saturating_mul(MIB) })
+        };
+        self.quota.iter().map(quota).collect()
+    }
+
+    pub(crate) fn reserve(&self, data: &Path) -> Option<Reserve> {
+        let data = data.to_owned();
+        let free = move || {
+            let found = rustix::fs::statvfs(&data)?;
+            Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        };
+        let bytes = self.reserve_mb.saturating_mul(MIB);
+        (bytes > 0).then(|| Reserve { bytes, free: std::sync::Arc::new(free) })
+    }
+}
+
+fn pattern(key: &str, text: &str) -> Result<Pattern, Problem> {
+    text.parse().map_err(|error| Problem::usage(format!("`{key}` of server.toml cannot be used")).cause(error))
 }
 
 impl Settings {
@@ -209,6 +281,6 @@ mod tests {
         let problem = Settings::load(dir.path(), Some(&missing)).unwrap_err().to_string();
         assert!(problem.contains("other.toml"), "{problem}");
         std::fs::write(dir.path().join(FILE), "[registry]\nanonymous-pull = true\n").unwrap();
-        assert!(Settings::load(dir.path(), None).unwrap().registry.anonymous_pull);
+        assert!(Settings::load(dir.path(), None).unwrap().registry.anonymous_pull == AnonymousPull::Everywhere(true));
     }
 }

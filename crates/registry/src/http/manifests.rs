@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::{ASK_AGAIN, Asked, DIGEST, FOR_EVER, OCI_SUBJECT, OCI_TAG, add, empty, is_known, set};
 use crate::body::{self, Incoming};
+use crate::manifests::Pusher;
 use crate::{Body, Condition, Names, PutManifestError, Registry};
 
 impl Registry {
@@ -26,7 +27,7 @@ impl Registry {
             Reference::Tag(_) => bound.into(),
             Reference::Digest(digest) => digest.clone(),
         };
-        if !asked.may_push && self.gates.iter().any(|gate| gate.pull) {
+        if !asked.access.may_push(repository) && self.gates.iter().any(|gate| gate.pull) {
             self.may_pull(repository, &self.manifest_named(&digest, bound).await?).await?;
         }
         let etag = format!("\"{digest}\"");
@@ -79,7 +80,8 @@ impl Registry {
         let condition =
             Condition { matches: etags(asked, header::IF_MATCH), differs: etags(asked, header::IF_NONE_MATCH) };
         let names = Names { tags: &tags, digest: named.as_ref(), condition: &condition };
-        let pushed = self.put_manifest_if(repository, names, media_type, bytes, &asked.actor).await?;
+        let by = Pusher { name: asked.access.actor(), sees_all: asked.access.sees_all() };
+        let pushed = self.put_manifest_as(repository, names, media_type, bytes, by).await?;
 
         let digest = named.unwrap_or_else(|| pushed.digest.into());
         let mut response = empty(StatusCode::CREATED);

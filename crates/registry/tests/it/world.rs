@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use adamant_digest::{Digest, Verified};
 use adamant_oci::{ArtifactMeta, Descriptor, ErrorBody, Manifest, media};
-use adamant_registry::{Access, Config, Limits, Registry};
+use adamant_registry::{Access, Config, Limits, Quota, Registry, Reserve, Rights};
 use adamant_store::FsBlobs;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) access: Arc<Mutex<Access>>,
     now_s: Arc<AtomicU64>,
     limits: Limits,
+    quotas: Vec<Quota>,
+    reserve: Option<Reserve>,
     client: Client<HttpConnector, Full<Bytes>>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -106,20 +108,27 @@ impl World {
     }
 
     async fn over(directory: TempDir, ledger: Arc<MemoryLedger>, limits: Limits, pointers: &[&str]) -> Self {
-        Self::gated(directory, ledger, limits, pointers, &[]).await
+        Self::ruled(directory, ledger, limits, pointers, &[], Vec::new(), None).await
     }
 
     /// One whose operator demands signatures.
     pub(crate) async fn guarded(gates: &[adamant_registry::Gate]) -> Self {
-        Self::gated(TempDir::new().unwrap(), Arc::default(), Limits::default(), &[], gates).await
+        Self::ruled(TempDir::new().unwrap(), Arc::default(), Limits::default(), &[], gates, Vec::new(), None).await
     }
 
-    async fn gated(
+    /// With quotas and a reserve.
+    pub(crate) async fn bounded(quotas: Vec<Quota>, reserve: Option<Reserve>) -> Self {
+        Self::ruled(TempDir::new().unwrap(), Arc::default(), Limits::default(), &[], &[], quotas, reserve).await
+    }
+
+    async fn ruled(
         directory: TempDir,
         ledger: Arc<MemoryLedger>,
         limits: Limits,
         pointers: &[&str],
         gates: &[adamant_registry::Gate],
+        quotas: Vec<Quota>,
+        reserve: Option<Reserve>,
     ) -> Self {
         let blobs = FsBlobs::open(&directory.path().join("blobs")).unwrap();
         let now_s =
@@ -132,14 +141,16 @@ impl World {
             owned: Some(Arc::new(|part| Box::pin(async move { Ok(part == "owned") }))),
             gates: gates.to_vec(),
             pointers: pointers.iter().map(|text| text.parse().unwrap()).collect(),
+            quotas: quotas.clone(),
+            reserve: reserve.clone(),
         };
         let registry = Registry::new(Arc::new(blobs.clone()), ledger.clone(), config).unwrap();
-        let access = Arc::new(Mutex::new(Access::Granted { actor: "alice".to_owned(), push: true }));
+        let access = Arc::new(Mutex::new(Access::known("alice", Rights::all())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, registry.clone(), access.clone()));
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { directory, blobs, ledger, registry, address, access, now_s, limits, client, server }
+        Self { directory, blobs, ledger, registry, address, access, now_s, limits, quotas, reserve, client, server }
     }
 
     /// Ends the server and starts another one on the same data.
@@ -147,8 +158,9 @@ impl World {
         self.server.abort();
         let directory = std::mem::replace(&mut self.directory, TempDir::new().unwrap());
         let (ledger, limits) = (self.ledger.clone(), self.limits.clone());
+        let (quotas, reserve) = (self.quotas.clone(), self.reserve.clone());
         drop(self);
-        Self::over(directory, ledger, limits, &[]).await
+        Self::ruled(directory, ledger, limits, &[], &[], quotas, reserve).await
     }
 
     pub(crate) fn pass(&self, time: Duration) {
