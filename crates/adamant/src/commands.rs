@@ -4,6 +4,7 @@ mod init;
 pub(crate) mod server;
 mod ship;
 mod show;
+mod token;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -60,7 +61,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Verify { capsule, trust } => show::verify(&capsule, &trust, json),
         Command::Fsck => show::fsck(&project::data_dir(data)?, json).await,
         Command::Pointer { what: PointerCommand::Log { name } } => show::pointer(data, &name, json).await,
-        Command::Token => show::token(data, json).await,
+        Command::Token { command: None } => show::token(data, json).await,
+        Command::Token { command: Some(command) } => token::run(data, command, json).await,
         Command::Login => show::login(data, json).await,
         Command::Doctor => show::doctor(json),
         Command::Credential { operation } => show::credential(data, &operation).await,

@@ -85,6 +85,11 @@ pub(crate) fn user_name(uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        (fields.nth(1)? == uid.to_string()).then(|| name.to_owned())
+        (fields.nth(1)? == uid.to_string() && is_own(name)).then(|| name.to_owned())
     })
+}
+
+/// Whether a login name cannot be taken for somebody who is no user of this machine.
+fn is_own(name: &str) -> bool {
+    name != "anonymous" && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }

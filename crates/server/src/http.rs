@@ -3,12 +3,13 @@
 mod api;
 mod git;
 mod pages;
+mod registry;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use adamant_api::{ApiError, Class};
-use adamant_registry::Access;
+use adamant_registry::Rights;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -17,11 +18,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::auth::Auth;
 use crate::error::Problem;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
+use crate::rate::Buckets;
 
 /// Largest JSON request, in bytes: a recipe with its native locks.
 const MAX_REQUEST: usize = 32 * 1024 * 1024;
@@ -35,8 +38,12 @@ pub(crate) struct Rim {
     pub(crate) address: SocketAddr,
     /// `/v2/` is open to everyone on loopback.
     pub(crate) anonymous_registry: bool,
-    /// Anybody may pull.
-    pub(crate) anonymous_pull: bool,
+    /// What anybody may do in the registry without a token.
+    pub(crate) anonymous_pull: Rights,
+    /// How many requests a caller of the registry may send; `None`: any number.
+    pub(crate) rate: Option<Buckets>,
+    /// How often an address may send credentials that do not hold.
+    pub(crate) failed_logins: Buckets,
     /// Ends streams that would otherwise never end when the server stops.
     pub(crate) closing: CancellationToken,
 }
@@ -59,6 +66,8 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/projects/{project}/environments/{environment}/capsule", get(api::capsule))
         .route("/ledger", get(api::facts))
         .route("/pointer", get(api::pointer))
+        .route("/tokens", get(api::tokens).post(api::create_token))
+        .route("/tokens/{name}/revoke", post(api::revoke_token))
         .route("/trust", get(api::trust))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), need_token));
@@ -83,9 +92,10 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/git/{repository}/info/refs", get(git::info_refs))
         .route("/git/{repository}/git-upload-pack", post(git::upload_pack))
         .route("/git/{repository}/git-receive-pack", post(git::receive_pack))
-        .route("/v2", any(registry))
-        .route("/v2/", any(registry))
-        .route("/v2/{*path}", any(registry))
+        .route("/v2", any(registry::serve))
+        .route("/v2/", any(registry::serve))
+        .route("/v2/token", get(registry::token).post(registry::oauth))
+        .route("/v2/{*path}", any(registry::serve))
         .fallback(|| async { ApiFailure(ApiError::new(Class::Usage, "there is nothing at this path"), 404) })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), guard))
         .with_state(rim)
@@ -113,7 +123,34 @@ impl From<Problem> for ApiFailure {
 
 /// Checks that hold for every request, whoever sends it: the host asked for is ours, and a
 /// write does not come from a page of somebody else (DESIGN §8: loopback is no trust boundary).
-async fn guard(State(rim): Shared, request: Request, next: Next) -> Response {
+async fn guard(State(rim): Shared, mut request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let span = tracing::info_span!("request", id);
+    let mut response = guarded(rim, request, next).instrument(span).await;
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Names one request in its answer and in every line of the log about it.
+const REQUEST_ID: &str = "x-request-id";
+
+/// The id of the request that is being answered.
+#[derive(Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// The client's own if it is short and safe, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let safe = |text: &&str| {
+        (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let own = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(safe);
+    own.map_or_else(|| crate::auth::random().chars().take(22).collect(), str::to_owned)
+}
+
+async fn guarded(rim: Arc<Rim>, request: Request, next: Next) -> Response {
     rim.metrics.request(request.uri().path());
     let headers = request.headers();
     let host = match host(&request) {
@@ -157,6 +194,17 @@ fn host(request: &Request) -> Result<&str, ApiError> {
 }
 
 impl Rim {
+    /// How clients reach this server.
+    pub(crate) fn scheme(&self) -> &'static str {
+        "http"
+    }
+
+    /// What anybody may do in the registry.
+    pub(crate) fn anonymous(&self) -> Rights {
+        let open = self.anonymous_registry && self.address.ip().is_loopback();
+        if open { Rights::all() } else { self.anonymous_pull.clone() }
+    }
+
     /// Whether a `Host` header names this server.
     fn serves(&self, host: &str) -> bool {
         let port = self.address.port();
@@ -210,19 +258,6 @@ async fn need_session(State(rim): Shared, request: Request, next: Next) -> Respo
     headers.insert("content-security-policy", HeaderValue::from_static(CSP));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// `/v2/`: the registry speaks its own protocol; here only who is asking is decided.
-async fn registry(State(rim): Shared, request: Request) -> Response {
-    let access = match rim.auth.by_token(request.headers()) {
-        Some(actor) => Access::Granted { actor, push: true },
-        None if request.headers().contains_key(header::AUTHORIZATION) => Access::Denied,
-        None => {
-            let open = rim.anonymous_registry && rim.address.ip().is_loopback();
-            Access::Anonymous { pull: open || rim.anonymous_pull, push: open }
-        }
-    };
-    rim.platform.registry.handle(request, access).await.map(axum::body::Body::new)
 }
 
 async fn metrics(State(rim): Shared) -> Response {

@@ -15,11 +15,13 @@ mod metrics;
 mod opening;
 mod pipeline;
 mod platform;
+mod rate;
 mod running;
 mod serving;
 mod settings;
 mod ship;
 mod startup;
+mod tokens;
 mod views;
 
 pub use doctor::{Check, doctor};

@@ -179,6 +179,17 @@ impl Platform {
         Ok(receipts)
     }
 
+    /// Tells that somebody else recorded facts.
+    pub(crate) async fn note_growth(&self) -> Result<(), Problem> {
+        let size = self.ledger.head().await?.size;
+        self.changes.send_if_modified(|known| {
+            let grown = *known < size;
+            *known = size.max(*known);
+            grown
+        });
+        Ok(())
+    }
+
     /// Records one fact.
     pub(crate) async fn append_one(&self, fact: Fact) -> Result<Receipt, Problem> {
         self.append(vec![fact]).await?.pop().ok_or_else(|| Problem::damaged("a fact was recorded without a receipt"))

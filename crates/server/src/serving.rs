@@ -44,6 +44,10 @@ const STALL_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection, and between looks for a place.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The address a request comes from, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SentFrom(pub(crate) std::net::IpAddr);
+
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -112,11 +116,15 @@ fn gone(error: &io::Error) -> bool {
 
 async fn connection(stream: TcpStream, router: Router, room: Arc<Room>, head_wait: Duration, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
+    let client = stream.peer_addr().ok().map(|address| SentFrom(address.ip()));
     let peer = Peer::new(room);
     let router = TowerToHyperService::new(router);
     let service = {
         let peer = Arc::clone(&peer);
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
+            if let Some(client) = client {
+                request.extensions_mut().insert(client);
+            }
             let under_way = UnderWay::of(&peer);
             let answer = router.call(request);
             async move {

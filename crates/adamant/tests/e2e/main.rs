@@ -19,5 +19,6 @@ mod registry;
 mod rollback;
 mod tampering;
 mod template;
+mod tokens;
 mod tour;
 mod world;
