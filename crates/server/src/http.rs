@@ -25,6 +25,8 @@ use crate::error::Problem;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
 use crate::rate::Buckets;
+use crate::serving::Sent;
+use crate::settings::without_port;
 
 /// Largest JSON request, in bytes: a recipe with its native locks.
 const MAX_REQUEST: usize = 32 * 1024 * 1024;
@@ -157,13 +159,14 @@ async fn guarded(rim: Arc<Rim>, request: Request, next: Next) -> Response {
         Ok(host) => host,
         Err(error) => return ApiFailure(error, StatusCode::BAD_REQUEST.as_u16()).into_response(),
     };
-    if !rim.serves(host) {
+    let to = request.extensions().get::<Sent>().and_then(|sent| sent.to);
+    if !rim.serves(host, to) {
         let error = ApiError::new(Class::Denied, format!("this server does not answer for the host `{host}`"))
-            .hint(format!("use http://{}", rim.address));
+            .hint(format!("use {}, or name it in `[server] hosts` of server.toml", rim.platform.base_url()));
         return ApiFailure(error, StatusCode::MISDIRECTED_REQUEST.as_u16()).into_response();
     }
     let write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if write && from_elsewhere(headers, host) {
+    if write && from_elsewhere(headers, rim.scheme(), host) {
         let error = ApiError::new(Class::Denied, "a page of another origin may not change anything here");
         return ApiFailure(error, 403).into_response();
     }
@@ -196,7 +199,7 @@ fn host(request: &Request) -> Result<&str, ApiError> {
 impl Rim {
     /// How clients reach this server.
     pub(crate) fn scheme(&self) -> &'static str {
-        "http"
+        if self.platform.base_url().starts_with("https:") { "https" } else { "http" }
     }
 
     /// What anybody may do in the registry.
@@ -206,7 +209,11 @@ impl Rim {
     }
 
     /// Whether a `Host` header names this server.
-    fn serves(&self, host: &str) -> bool {
+    /// An address is ours if the connection is to it: no page has one as its host by a trick with names.
+    fn serves(&self, host: &str, to: Option<SocketAddr>) -> bool {
+        if to.is_some_and(|to| to.to_string() == host) || self.platform.config.settings.names(without_port(host)) {
+            return true;
+        }
         let port = self.address.port();
         let ip = self.address.ip();
         let with_port = [
@@ -216,20 +223,21 @@ impl Rim {
             format!("[::1]:{port}"),
         ];
         with_port.iter().any(|name| name == host)
-            || (port == 80 && [ip.to_string().as_str(), "localhost"].contains(&host))
+            || (port == if self.scheme() == "https" { 443 } else { 80 }
+                && [ip.to_string().as_str(), "localhost"].contains(&host))
     }
 }
 
 /// Whether a browser says that the request was started by another site. Clients that are no
 /// browsers send neither header and carry a token that no page has.
-fn from_elsewhere(headers: &HeaderMap, host: &str) -> bool {
+fn from_elsewhere(headers: &HeaderMap, scheme: &str, host: &str) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(site) = text("sec-fetch-site")
         && !matches!(site, "same-origin" | "none")
     {
         return true;
     }
-    text("origin").is_some_and(|origin| origin != format!("http://{host}"))
+    text("origin").is_some_and(|origin| origin != format!("{scheme}://{host}"))
 }
 
 /// Who sent the request, set by [`need_token`].

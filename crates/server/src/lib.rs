@@ -21,6 +21,7 @@ mod serving;
 mod settings;
 mod ship;
 mod startup;
+mod tls;
 mod tokens;
 mod views;
 

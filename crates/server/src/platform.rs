@@ -163,7 +163,7 @@ impl Platform {
 
     /// Base URL of the server.
     pub(crate) fn base_url(&self) -> String {
-        format!("http://{}", self.address.get().unwrap_or(&self.config.listen))
+        self.config.settings.base_url(*self.address.get().unwrap_or(&self.config.listen))
     }
 
     /// Records facts, all or none.

@@ -1,6 +1,5 @@
 //! A server from start to stop, and what works while none runs.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use crate::opening::Claim;
 use crate::platform::{Config, Platform};
 use crate::rate::Buckets;
 use crate::serving::{self, Bounds};
+use crate::tls::Certificate;
 
 /// How long work under way gets at a stop before the process ends; a restart resumes it.
 const GRACE: Duration = Duration::from_secs(10);
@@ -35,7 +35,6 @@ const HOUSEKEEPING: Duration = Duration::from_mins(10);
 /// A server that runs.
 pub struct Running {
     platform: Arc<Platform>,
-    address: SocketAddr,
     stop: CancellationToken,
     tasks: tokio_util::task::TaskTracker,
 }
@@ -49,6 +48,10 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     if anonymous_registry && !listen.ip().is_loopback() {
         return Err(Problem::usage(format!("--anonymous-registry is for loopback alone, not for {listen}"))
             .hint("listen on 127.0.0.1, or give clients a token: adamant token"));
+    }
+    let certificate = config.settings.tls.as_ref().map(|tls| Certificate::open(tls, &data)).transpose()?;
+    if certificate.is_none() && !listen.ip().is_loopback() {
+        tracing::warn!(%listen, "no [tls] in server.toml: tokens cross the network in the clear");
     }
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(|e| {
         Problem::new(Class::Unavailable, format!("cannot listen on {listen}"))
@@ -90,12 +93,22 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         }
     });
     let router = http::router(rim);
-    tasks.spawn(serving::serve(listener, router, Bounds::of_this_process(), tasks.clone(), stop.clone()));
+    let bounds = Bounds::of_this_process();
+    if let Some(certificate) = &certificate {
+        // The command line on this machine trusts this directory, not a certificate.
+        let local = control::listen_at(&data, "http.sock")?;
+        let (router, tasks_too) = (router.clone(), tasks.clone());
+        tasks.spawn(serving::serve(serving::Listener::Local(local), router, bounds, tasks_too, stop.clone()));
+        let (certificate, until) = (Arc::clone(certificate), until(&stop));
+        tasks.spawn(async move { certificate.follow(until).await });
+    }
+    let listener = serving::Listener::Tcp(listener, certificate.map(|certificate| certificate.config()));
+    tasks.spawn(serving::serve(listener, router, bounds, tasks.clone(), stop.clone()));
     tasks.spawn(follow_grants(Arc::clone(&platform), grants, until(&stop)));
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
     tracing::info!(%address, data = %data.display(), "serving");
-    Ok(Running { platform, address, stop, tasks })
+    Ok(Running { platform, stop, tasks })
 }
 
 /// Learns of tokens that another server on the same ledger made or revoked.
@@ -162,7 +175,7 @@ async fn housekeeping(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
 impl Running {
     /// Base URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.platform.base_url()
     }
 
     /// Waits for SIGINT or SIGTERM, then stops.

@@ -22,6 +22,10 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
+    /// `[server]`
+    pub server: ServerSettings,
+    /// `[tls]`; without it, the server speaks plain HTTP.
+    pub tls: Option<TlsSettings>,
     /// `[registry]`
     pub registry: RegistrySettings,
     /// `[[gate]]`: what must be signed.
@@ -92,6 +96,61 @@ fn key(data: &Path, text: &str) -> Result<PublicKey, String> {
     }
     let found = read(Path::new(text)).map_err(|error| format!("key {text}: {error}"))?;
     parse(&found).map_err(|error| format!("key {text}: {error}"))
+}
+
+/// `[server]`: under which names clients reach it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ServerSettings {
+    /// Host names that may be asked for beside the address listened on, with any port. The first one
+    /// stands in remotes and links.
+    pub hosts: Vec<String>,
+    /// Base URL for clients, where something stands between them and this server.
+    pub url: Option<String>,
+}
+
+/// `[tls]`: files in PEM; relative paths are below the data directory.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TlsSettings {
+    /// The certificate, followed by those it rests on.
+    pub certificate: std::path::PathBuf,
+    /// Its private key.
+    pub key: std::path::PathBuf,
+}
+
+impl Settings {
+    /// Base URL of a server that listens on `address`.
+    pub(crate) fn base_url(&self, address: std::net::SocketAddr) -> String {
+        if let Some(url) = &self.server.url {
+            return url.trim_end_matches('/').to_owned();
+        }
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        match self.server.hosts.first() {
+            Some(host) => format!("{scheme}://{host}:{}", address.port()),
+            None if address.ip().is_unspecified() => format!("{scheme}://localhost:{}", address.port()),
+            None => format!("{scheme}://{address}"),
+        }
+    }
+
+    /// Whether a host name, without its port, is one of ours.
+    pub(crate) fn names(&self, host: &str) -> bool {
+        let own = self.server.url.as_deref().and_then(|url| url.split_once("://")).map(|(_, rest)| rest);
+        let own = own.map(|rest| without_port(rest.split('/').next().unwrap_or(rest)));
+        own == Some(host) || self.server.hosts.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+}
+
+/// `host` of `host:port`; an address in brackets keeps them.
+pub(crate) fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            host
+        }
+        _ => authority,
+    }
 }
 
 /// `[registry]`: who may use `/v2/`, and how much.

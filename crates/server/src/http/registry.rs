@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{RequestId, Rim, Shared};
 use crate::auth::{BEARER_LIFE, Credentials};
-use crate::serving::SentFrom;
+use crate::serving::Sent;
 
 type Parameters = Vec<(String, String)>;
 
@@ -66,7 +66,7 @@ pub(super) async fn serve(State(rim): Shared, request: Request) -> Response {
 }
 
 fn address(extensions: &axum::http::Extensions) -> IpAddr {
-    extensions.get::<SentFrom>().map_or(IpAddr::from([0, 0, 0, 0]), |client| client.0)
+    extensions.get::<Sent>().and_then(|sent| sent.from).map_or(IpAddr::from([0, 0, 0, 0]), |from| from.ip())
 }
 
 /// Who asks. Only those whose credentials do not hold are ever made to wait: whoever shares an
