@@ -19,6 +19,7 @@ mod registry;
 mod rollback;
 mod tampering;
 mod template;
+mod tls;
 mod tokens;
 mod tour;
 mod world;
