@@ -253,7 +253,8 @@ fn clients_log_in_with_a_named_token() {
         copy(&format!("team/web:v{number}")).ok();
         let outside = copy("other/web:v1");
         assert_ne!(outside.code, 0);
-        assert!(outside.err.contains("may not push to other/web"), "{}", outside.err);
+        // It looks with HEAD first, whose answer has no text.
+        assert!(outside.err.contains("403"), "{}", outside.err);
         let tags = ["list-tags", "--tls-verify=false", "--authfile", &file, &dest("team/web")];
         assert!(run(Command::new("skopeo").args(tags)).ok().contains(&format!("v{number}")));
         run(Command::new(tool).args(["logout", "--authfile", &file, &host])).ok();

@@ -13,8 +13,8 @@ fn bot(scopes: &[&str]) -> Access {
     Access::known("token:bot", rights(scopes))
 }
 
-fn realm() -> Option<Realm> {
-    Some(Realm { url: "https://r.example/v2/token".to_owned(), service: "r.example".to_owned() })
+fn realm() -> Realm {
+    Realm { url: "https://r.example/v2/token".to_owned(), service: "r.example".to_owned() }
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn challenges_name_what_is_needed() {
         assert_eq!(answer.headers.get_all("www-authenticate").iter().count(), 1);
         answer.header("www-authenticate").to_owned()
     };
-    world.allow(Access { realm: realm(), ..Access::anonymous(Rights::none()) });
+    world.allow(Access { realm: Some(realm()), ..Access::anonymous(Rights::none()) });
     let base = r#"Bearer realm="https://r.example/v2/token",service="r.example""#;
     assert_eq!(challenge("GET", "/v2/").await, base);
     assert_eq!(challenge("GET", "/v2/a/b/manifests/x").await, format!("{base},scope=\"repository:a/b:pull\""));
@@ -76,10 +76,10 @@ async fn challenges_name_what_is_needed() {
         assert_eq!(challenge(method, path).await, format!("{base},scope=\"repository:a/b:pull,push\""));
     }
     assert_eq!(challenge("GET", "/v2/_catalog").await, format!("{base},scope=\"registry:catalog:*\""));
-    world.allow(Access { realm: realm(), ..Access::denied() });
+    world.allow(Access { realm: Some(realm()), ..Access::denied() });
     assert_eq!(challenge("GET", "/v2/").await, format!("{base},error=\"invalid_token\""));
     let within = Some(Within { rights: rights(&["a/b:pull"]), catalog: false });
-    world.allow(Access { realm: realm(), within, ..bot(&["a/*:pull,push"]) });
+    world.allow(Access { realm: Some(realm()), within, ..bot(&["a/*:pull,push"]) });
     world.get("/v2/a/b/manifests/x").await.fails(404, "MANIFEST_UNKNOWN");
     let more = format!("{base},scope=\"repository:a/b:pull,push\",error=\"insufficient_scope\"");
     assert_eq!(challenge("POST", "/v2/a/b/blobs/uploads/").await, more);
