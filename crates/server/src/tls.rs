@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(10);
 /// The certificate in force.
 #[derive(Debug)]
 pub(crate) struct Certificate {
-    certificate: PathBuf,
+    chain: PathBuf,
     key: PathBuf,
     current: RwLock<Arc<CertifiedKey>>,
 }
@@ -26,9 +26,9 @@ pub(crate) struct Certificate {
 impl Certificate {
     /// Reads certificate and key; relative paths are below `data`.
     pub(crate) fn open(settings: &TlsSettings, data: &Path) -> Result<Arc<Self>, Problem> {
-        let (certificate, key) = (data.join(&settings.certificate), data.join(&settings.key));
-        let current = RwLock::new(Arc::new(read(&certificate, &key)?));
-        Ok(Arc::new(Self { certificate, key, current }))
+        let (chain, key) = (data.join(&settings.certificate), data.join(&settings.key));
+        let current = RwLock::new(Arc::new(read(&chain, &key)?));
+        Ok(Arc::new(Self { chain, key, current }))
     }
 
     /// What connections are accepted with.
@@ -64,10 +64,10 @@ impl Certificate {
                 continue;
             }
             seen = now;
-            match read(&self.certificate, &self.key) {
+            match read(&self.chain, &self.key) {
                 Ok(new) => {
                     *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
-                    tracing::info!(certificate = %self.certificate.display(), "the certificate was read again");
+                    tracing::info!(certificate = %self.chain.display(), "the certificate was read again");
                 }
                 Err(problem) => tracing::error!(%problem, "the certificate that was read before stays in force"),
             }
@@ -75,7 +75,7 @@ impl Certificate {
     }
 
     fn changed(&self) -> [Option<SystemTime>; 2] {
-        [&self.certificate, &self.key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok())
+        [&self.chain, &self.key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok())
     }
 }
 
