@@ -212,9 +212,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: UpstreamCommand,
     },
-    /// Print a short-lived token, as password for docker, podman, skopeo or curl
-    #[command(after_help = "Examples:\n  skopeo login --tls-verify=false -u me -p \"$(adamant token)\" 127.0.0.1:7000")]
-    Token,
+    /// Print a short-lived token, as password for docker, podman, skopeo or curl; or manage named ones
+    #[command(
+        after_help = "Examples:\n  skopeo login --tls-verify=false -u me -p \"$(adamant token)\" 127.0.0.1:7000\n  \
+                            adamant token create ci --scope 'team/*:pull,push' --expires 90d\n  \
+                            adamant token list\n  adamant token revoke ci"
+    )]
+    Token {
+        #[command(subcommand)]
+        command: Option<TokenCommand>,
+    },
     /// Print a one-time login link for the page
     #[command(after_help = "Examples:\n  adamant login")]
     Login,
@@ -265,6 +272,45 @@ pub(crate) enum UpstreamCommand {
     },
 }
 
+/// Named tokens for the registry.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a named token and print its secret, this once
+    Create {
+        /// Name; it is given once
+        name: String,
+        /// What it allows: repositories (`*` is any run of characters) and actions (pull, push); repeatable
+        #[arg(long, required = true, value_name = "REPOSITORIES:ACTIONS")]
+        scope: Vec<String>,
+        /// How long it holds: 30m, 12h, 90d (default: until it is revoked)
+        #[arg(long, value_name = "TIME", value_parser = lifetime)]
+        expires: Option<u64>,
+    },
+    /// All named tokens, revoked ones too
+    List,
+    /// Revoke a named token, at once
+    Revoke {
+        /// Name
+        name: String,
+    },
+}
+
+/// `90d` in seconds.
+fn lifetime(text: &str) -> Result<u64, String> {
+    let bad = || format!("`{text}` is no time: write 30m, 12h or 90d");
+    let split = text.len().checked_sub(1).filter(|at| text.is_char_boundary(*at)).ok_or_else(bad)?;
+    let (number, unit) = text.split_at(split);
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(bad()),
+    };
+    let number = number.parse::<u64>().map_err(|_| bad())?;
+    number.checked_mul(unit).filter(|seconds| *seconds > 0).ok_or_else(bad)
+}
+
 /// Parses the process's arguments; help and mistakes are printed here.
 pub(crate) fn parse() -> Result<Arguments, ExitCode> {
     Arguments::try_parse().map_err(|error| {
@@ -277,6 +323,15 @@ pub(crate) fn parse() -> Result<Arguments, ExitCode> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    #[test]
+    fn lifetimes() {
+        assert_eq!(super::lifetime("90d"), Ok(90 * 86_400));
+        assert_eq!(super::lifetime("1s"), Ok(1));
+        for bad in ["", "d", "90", "-1d", "0d", "9ü", "99999999999999999999d", "9999999999999999999d"] {
+            assert!(super::lifetime(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_sound_and_every_command_has_examples() {

@@ -4,6 +4,7 @@ mod init;
 pub(crate) mod server;
 mod ship;
 mod show;
+mod token;
 mod upstream;
 
 use std::path::Path;
@@ -62,7 +63,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Fsck => show::fsck(&project::data_dir(data)?, json).await,
         Command::Pointer { what: PointerCommand::Log { name } } => show::pointer(data, &name, json).await,
         Command::Upstream { what } => upstream::run(data, what, json).await,
-        Command::Token => show::token(data, json).await,
+        Command::Token { command: None } => show::token(data, json).await,
+        Command::Token { command: Some(command) } => token::run(data, command, json).await,
         Command::Login => show::login(data, json).await,
         Command::Doctor => show::doctor(json),
         Command::Credential { operation } => show::credential(data, &operation).await,

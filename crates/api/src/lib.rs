@@ -379,6 +379,54 @@ pub struct FsckReport {
     pub findings: Vec<Finding>,
 }
 
+/// `POST /tokens`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewToken {
+    /// Name: lower-case letters, digits and `-`, 1 to 40 characters. It is given once.
+    pub name: String,
+    /// What it allows, each `REPOSITORIES:ACTIONS`.
+    pub scopes: Vec<String>,
+    /// Seconds until it ends; `None`: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_s: Option<u64>,
+}
+
+/// Answer to `POST /tokens`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TokenMade {
+    /// Its name.
+    pub name: String,
+    /// The secret, which is shown this once.
+    pub secret: String,
+    /// What it allows.
+    pub scopes: Vec<String>,
+    /// When it ends, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+/// An item of `GET /tokens`, and answer to `POST /tokens/<name>/revoke`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TokenSummary {
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub scopes: Vec<String>,
+    /// When it ends, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// Who made it.
+    pub by: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Who revoked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_by: Option<String>,
+    /// When, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<String>,
+}
+
 /// Requests on the control socket, one JSON line each.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "op")]

@@ -63,6 +63,8 @@ predicates! {
     Rejection(Rejection) = "https://adamant.dev/predicate/rejection/v1";
     /// A pointer was moved.
     Pointer(Pointer) = "https://adamant.dev/predicate/pointer/v1";
+    /// A named token was made or revoked.
+    Grant(Grant) = "https://adamant.dev/predicate/grant/v1";
 }
 
 /// The kinds of names that are bound once.
@@ -438,6 +440,25 @@ pub struct Pointer {
     pub by: String,
 }
 
+/// See [`Predicate::Grant`]. Chain `grants`. A name is given once: a revoked one is not given again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Name of the token, `ci`.
+    pub name: String,
+    /// `granted` or `revoked`.
+    pub action: String,
+    /// Digest of the secret, which has at least 128 random bits and is kept nowhere.
+    pub secret: Digest,
+    /// What it allows, each `REPOSITORIES:ACTIONS`; empty when revoked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// When it ends by itself, RFC 3339; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// Who made or revoked it.
+    pub by: String,
+}
+
 /// Names that a statement binds, first the one that decides whether it was recorded before.
 /// Pure: the ledger uses it to append, `fsck` and `audit` to check.
 pub fn binds(predicate: &Predicate) -> Vec<(BindingKind, String, Digest)> {
@@ -462,6 +483,7 @@ pub fn actor(predicate: &Predicate) -> &str {
         Predicate::Divergence(p) => &p.by,
         Predicate::Rejection(p) => &p.by,
         Predicate::Pointer(p) => &p.by,
+        Predicate::Grant(p) => &p.by,
         Predicate::Provenance(_) | Predicate::Vsa(_) | Predicate::Observation(_) | Predicate::Key(_) => "",
     }
 }

@@ -20,6 +20,8 @@ pub struct Server {
     /// Base URL, `http://127.0.0.1:7000`.
     pub url: String,
     pub(crate) token: String,
+    /// The socket that carries requests where the address speaks TLS.
+    pub(crate) socket: PathBuf,
 }
 
 impl Server {
@@ -38,7 +40,7 @@ impl std::fmt::Debug for Server {
 /// Asks the server of `data` for a token.
 pub async fn connect(data: &Path) -> Result<Server, ClientError> {
     let answer = ask(data, &Control::Token).await?;
-    Ok(Server { url: answer.url, token: answer.secret })
+    Ok(Server { url: answer.url, token: answer.secret, socket: data.join("run/http.sock") })
 }
 
 /// Asks the server of `data` for a one-time login link.
@@ -88,7 +90,7 @@ fn holder(data: &Path) -> Option<u32> {
 }
 
 /// Connects through `/proc/self/fd` where the path is longer than a socket address holds.
-async fn short_connect(path: &Path) -> std::io::Result<UnixStream> {
+pub(crate) async fn short_connect(path: &Path) -> std::io::Result<UnixStream> {
     if path.as_os_str().len() < 100 {
         return UnixStream::connect(path).await;
     }

@@ -37,6 +37,7 @@ pub(crate) struct Incoming {
     idle: Duration,
     pending: Option<BodyError>,
     done: bool,
+    received: u64,
 }
 
 impl Incoming {
@@ -49,7 +50,12 @@ impl Incoming {
             .map_frame(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
             .map_err(Into::into)
             .boxed_unsync();
-        Self { body, idle, pending: None, done: false }
+        Self { body, idle, pending: None, done: false, received: 0 }
+    }
+
+    /// Bytes so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
     }
 
     /// The next bytes, gathered up to about [`CHUNK`]; `None` at the end. What arrived before
@@ -84,6 +90,7 @@ impl Incoming {
                 Some(Err(error)) => return Err(BodyError::Broken(error)),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        self.received += data.len() as u64;
                         return Ok(Some(data));
                     }
                 }

@@ -11,14 +11,15 @@
 //!
 //! What is in a repository is a set of `tag` bindings in the ledger (see `names`), so tags,
 //! pushes by digest and referrers are all rebuilt from facts. Blobs belong to the store as a
-//! whole: whoever may pull may read a blob whose digest they know through any repository, and a
-//! mount succeeds whenever the blob exists. Rights per repository will need a blob to be
-//! reachable from a manifest of the repository it is asked from; that is a question to facts
-//! already kept.
+//! whole: whoever may pull everything reads a blob whose digest they know through any repository,
+//! and mounts it whenever it exists. For everybody else a blob is in a repository if a manifest of
+//! it names the blob, or if it was uploaded there not long ago (see `contents`), and they name
+//! nothing in a manifest that is not.
 
 mod access;
 mod body;
 mod condition;
+mod contents;
 mod damaged;
 mod evidence;
 mod gate;
@@ -31,16 +32,18 @@ mod registry;
 mod uploads;
 mod upstream;
 
-pub use access::Access;
+pub use access::{Access, Action, ParseScopeError, Realm, Rights, Scope, Who, Within};
 pub use body::{Body, BodyError};
 pub use condition::Condition;
+pub use contents::{OverQuota, Quota};
 pub use evidence::GateError;
 pub use gate::{Demand, Gate};
+pub use http::Handled;
 pub use manifests::{ListError, Names, Pushed, PutManifestError, ReadManifestError};
 pub use names::member_name;
 pub use pattern::{ParsePatternError, Pattern};
 pub use pointers::{Move, Named, POINTER, ParseNamedError, Shrinks};
-pub use registry::{Clock, Config, Limits, LocateError, Misnamed, Owned, Registry};
+pub use registry::{Clock, Config, FreeSpace, Limits, LocateError, Misnamed, OutOfSpace, Owned, Registry, Reserve};
 pub use uploads::OpenUploadsError;
 pub use upstream::{
     Checked, Followed, HealError, Healed, PullError, Updated, Upstream, UpstreamConfig, UpstreamCounts, UpstreamError,

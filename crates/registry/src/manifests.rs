@@ -12,9 +12,10 @@ use adamant_oci::{
 use adamant_store::{AppendError, Bound, Conflict, Fact, LedgerError, ReadBlobError, Subject, WriteBlobError};
 use serde_json::{Value, json};
 
+use crate::contents::{ContentsError, FitError, OverQuota};
 use crate::pointers::{Led, POINTER};
-use crate::registry::Second;
-use crate::{Condition, LocateError, Misnamed, Registry, Shrinks, names, pointers};
+use crate::registry::{OutOfSpace, Second};
+use crate::{Access, Condition, LocateError, Misnamed, Registry, Shrinks, names, pointers};
 
 /// Times that a push begins again because a pointer moved meanwhile; each time somebody's push took
 /// effect.
@@ -132,6 +133,12 @@ pub enum PutManifestError {
         /// Whose it is.
         project: String,
     },
+    /// The repository may not hold as much.
+    #[error(transparent)]
+    OverQuota(#[from] Box<OverQuota>),
+    /// The space that is left is reserved.
+    #[error(transparent)]
+    OutOfSpace(#[from] OutOfSpace),
     /// A pointer of an older client would lose something.
     #[error(transparent)]
     Shrinks(#[from] Box<Shrinks>),
@@ -246,6 +253,8 @@ pub enum ListError {
 #[derive(Debug)]
 pub(crate) struct Origin<'a> {
     pub(crate) by: &'a str,
+    /// They may read everything.
+    pub(crate) sees_all: bool,
     /// Members beside those that every binding of a manifest has.
     pub(crate) detail: Option<Value>,
 }
@@ -265,7 +274,7 @@ impl Registry {
         by: &str,
     ) -> Result<Pushed, PutManifestError> {
         let names = Names { tags, digest: named, condition: &Condition::default() };
-        self.put_manifest_if(repository, names, media_type, bytes, &Origin { by, detail: None }).await
+        self.put_manifest_if(repository, names, media_type, bytes, &Origin { by, sees_all: true, detail: None }).await
     }
 
     /// As [`Registry::put_manifest`], if a condition holds when it takes effect.
@@ -289,6 +298,7 @@ impl Registry {
         if let Some(declared) = media_type.filter(|declared| !declared.eq_ignore_ascii_case(found)) {
             return Err(PutManifestError::MediaType { declared: declared.chars().take(100).collect(), found });
         }
+        self.check_space()?;
         let subject = manifest.meta().subject.as_ref().map(|subject| subject.digest.clone());
         if let Some(ContentDigest::Other(other)) = &subject {
             return Err(other.unsupported().into());
@@ -366,6 +376,8 @@ impl Registry {
             self.put_blob(manifest.bytes()).await?;
             return Ok(Pushed { digest, subject: subject.clone(), new: false });
         }
+        // Held until the manifest is recorded, so that what is counted is what is there.
+        let mut _counted = None;
         // If it is lost already, the append below only records the divergence: keep no bytes.
         if !lost {
             for (tag, led) in &moves {
@@ -374,7 +386,14 @@ impl Registry {
                     pointers::grows(&names::tag(repository, tag), &current, manifest).map_err(Box::new)?;
                 }
             }
-            self.check_content(repository, manifest).await?;
+            self.check_content(repository, manifest, origin.sees_all).await?;
+            if let Some(counted) = self.counted(repository).await.map_err(contents)? {
+                self.fits(&counted, manifest).await.map_err(|error| match error {
+                    FitError::Over(over) => PutManifestError::OverQuota(over),
+                    FitError::Contents(error) => contents(error),
+                })?;
+                _counted = Some(counted);
+            }
             self.put_blob(manifest.bytes()).await?;
         }
 
@@ -439,7 +458,12 @@ impl Registry {
         Ok(())
     }
 
-    async fn check_content(&self, repository: &RepositoryName, manifest: &Manifest) -> Result<(), PutManifestError> {
+    async fn check_content(
+        &self,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+        sees_all: bool,
+    ) -> Result<(), PutManifestError> {
         let mut seen = BTreeMap::new();
         let (blobs, children): (Vec<&Descriptor>, &[Descriptor]) = match manifest.content() {
             Content::Image { config, layers } => {
@@ -461,7 +485,12 @@ impl Registry {
             } else {
                 self.locate(named).await?
             };
-            let found = self.blob_size(digest.ok_or_else(missing)?).await?.ok_or_else(missing)?;
+            let digest = digest.ok_or_else(missing)?;
+            // Naming a blob makes it readable here: whoever may not read everything must have sent it.
+            if !sees_all && !self.reaches(repository, digest).await.map_err(contents)? {
+                return Err(missing());
+            }
+            let found = self.blob_size(digest).await?.ok_or_else(missing)?;
             if found != descriptor.size {
                 return Err(PutManifestError::Size { digest: named.clone(), declared: descriptor.size, found });
             }
@@ -566,6 +595,45 @@ impl Registry {
         Ok(found)
     }
 
+    /// As [`Registry::repositories`], those that the caller of `access` may pull from. A bounded number
+    /// of repositories is looked at: the second value is where to go on, if there may be more.
+    pub(crate) async fn repositories_for(
+        &self,
+        access: &Access,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<String>, Option<String>), ListError> {
+        let mut starts: Vec<_> = access.rights.starts().collect();
+        starts.sort_unstable();
+        // One that starts with another is a part of it.
+        starts.dedup_by(|later, earlier| later.starts_with(*earlier));
+        let mut found = Vec::new();
+        let mut at = after.map(str::to_owned);
+        for _ in 0..LOOKS {
+            if limit == 0 || starts.is_empty() {
+                return Ok((found, None));
+            }
+            let start = at.as_deref().map(names::after).unwrap_or_default();
+            let mut next: Option<String> = None;
+            for prefix in &starts {
+                let page = self.ledger.bindings(BindingKind::Tag, prefix, &start, 1).await?;
+                let name = page.into_iter().next().map(|(name, _)| name);
+                next = [next, name].into_iter().flatten().min();
+            }
+            let Some(name) = next else { return Ok((found, None)) };
+            let repository = names::repository(&name).to_owned();
+            if access.lists(&repository) {
+                if found.len() == limit {
+                    let last = found.last().cloned();
+                    return Ok((found, last));
+                }
+                found.push(repository.clone());
+            }
+            at = Some(repository);
+        }
+        Ok((found, at))
+    }
+
     /// Manifests of a repository that name `subject`, each with its descriptor, in the order of
     /// their digests: those after `after`, at most `limit` before the filter by type. The
     /// second value is the digest to go on after, if there are more.
@@ -591,6 +659,16 @@ impl Registry {
             }
         }
         Ok((descriptors, last.filter(|_| more)))
+    }
+}
+
+/// Repositories that are looked at for one page of a list that leaves some out.
+const LOOKS: usize = 2_000;
+
+fn contents(error: ContentsError) -> PutManifestError {
+    match error {
+        ContentsError::Ledger(error) => error.into(),
+        ContentsError::Locate(error) => error.into(),
     }
 }
 

@@ -1,12 +1,15 @@
 //! Which repositories a setting of the operator is about.
 
+use std::fmt;
 use std::str::FromStr;
+
+use adamant_oci::RepositoryName;
 
 /// Longest pattern, in bytes: a repository name is no longer.
 const MAX_BYTES: usize = 255;
 
 /// A repository name in which `*` stands for any characters, slashes included: `shop/*`, `*`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pattern(String);
 
 /// A text is no pattern.
@@ -35,9 +38,35 @@ impl Pattern {
         true
     }
 
+    /// Whether it covers every repository.
+    pub fn is_all(&self) -> bool {
+        self.0.bytes().all(|b| b == b'*')
+    }
+
+    /// What every name that is covered starts with.
+    pub(crate) fn start(&self) -> &str {
+        self.0.split('*').next().unwrap_or_default()
+    }
+
+    /// The pattern that covers everything.
+    pub(crate) fn all() -> Self {
+        Self("*".to_owned())
+    }
+
+    /// The pattern that covers one repository, whose name holds no `*`.
+    pub(crate) fn exactly(repository: &RepositoryName) -> Self {
+        Self(repository.to_string())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

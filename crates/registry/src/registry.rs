@@ -9,6 +9,7 @@ use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
 use adamant_store::{BlobStore, BoxFuture, Ledger, LedgerError, ReadBlobError, WriteBlobError};
 
 use crate::UpstreamConfig;
+use crate::contents::{Contents, Quota};
 use crate::damaged::Damaged;
 use crate::evidence::Verdicts;
 use crate::gate::Gate;
@@ -41,6 +42,34 @@ pub struct Config {
     pub gates: Vec<Gate>,
     /// Other registries that are read through this one.
     pub upstreams: Vec<UpstreamConfig>,
+    /// How much repositories may hold. The first that means a repository holds for it.
+    pub quotas: Vec<Quota>,
+    /// What is kept free of the place where blobs are; `None`: nothing.
+    pub reserve: Option<Reserve>,
+}
+
+/// Tells how many bytes are free where blobs are kept.
+pub type FreeSpace = Arc<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
+
+/// Space that pushes leave free. Pulls go on when it is reached.
+#[derive(Clone)]
+pub struct Reserve {
+    /// In bytes.
+    pub bytes: u64,
+    /// What is free now. Asked while bytes arrive, so it must not take long.
+    pub free: FreeSpace,
+}
+
+/// A push would use what is reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{free} bytes are free where the registry keeps its content, and {reserve} are kept in reserve: nothing is taken until there is more space; pulls go on"
+)]
+pub struct OutOfSpace {
+    /// Free bytes.
+    pub free: u64,
+    /// Bytes in reserve.
+    pub reserve: u64,
 }
 
 /// What a registry bears. Everything beyond is refused with the limit in the message.
@@ -139,10 +168,13 @@ pub struct Registry {
     pub(crate) pointers: Arc<[Named]>,
     pub(crate) gates: Arc<[Gate]>,
     pub(crate) verdicts: Arc<Verdicts>,
+    pub(crate) clock: Clock,
+    pub(crate) quotas: Arc<[Quota]>,
+    pub(crate) reserve: Option<Reserve>,
+    pub(crate) contents: Arc<Contents>,
     /// Held while a pointer is moved, so that those of one process do not get in each other's way.
     /// What decides is the chain.
     pub(crate) pointing: Arc<Turns>,
-    pub(crate) clock: Clock,
     pub(crate) upstreams: Upstreams,
     pub(crate) flights: Arc<Flights>,
 }
@@ -166,6 +198,9 @@ impl Registry {
             clock: config.clock,
             upstreams: Upstreams::new(config.upstreams),
             flights: Arc::default(),
+            quotas: config.quotas.into(),
+            reserve: config.reserve,
+            contents: Arc::default(),
             pointing: Arc::default(),
         })
     }
@@ -195,6 +230,19 @@ impl Registry {
     /// many. To be called now and then.
     pub async fn sweep(&self) -> usize {
         self.uploads.sweep().await
+    }
+
+    /// Whether a push may use more space. A place that cannot be asked refuses when it is written.
+    pub(crate) fn check_space(&self) -> Result<(), OutOfSpace> {
+        let Some(Reserve { bytes, free }) = &self.reserve else { return Ok(()) };
+        match free() {
+            Ok(free) if free < *bytes => Err(OutOfSpace { free, reserve: *bytes }),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the free space cannot be found out");
+                Ok(())
+            }
+        }
     }
 
     pub(crate) fn note_damage(&self, error: &ReadBlobError) {

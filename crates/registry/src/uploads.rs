@@ -16,13 +16,15 @@ use std::time::{Duration, SystemTime};
 
 use adamant_digest::Digest;
 use adamant_oci::{ContentDigest, RepositoryName};
-use adamant_store::{BlobStore, Upload, WriteBlobError};
+use adamant_store::{Upload, WriteBlobError};
 use futures_util::TryStreamExt;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::io::ReaderStream;
 
+use crate::Registry;
 use crate::body::{BodyError, CHUNK, Incoming};
-use crate::registry::{Clock, Limits, Misnamed, Second};
+use crate::contents::{OverQuota, Room};
+use crate::registry::{Clock, Limits, Misnamed, OutOfSpace, Second};
 
 /// How long a request waits for another one that writes to the same upload: a client that lost
 /// its connection is back before the server has noticed.
@@ -59,11 +61,34 @@ pub(crate) enum UploadError {
     #[error("the blob is not what was announced: {0}")]
     Misnamed(#[from] Box<Misnamed>),
     #[error(transparent)]
+    OverQuota(#[from] Box<OverQuota>),
+    #[error(transparent)]
+    OutOfSpace(#[from] OutOfSpace),
+    #[error(transparent)]
     Body(#[from] BodyError),
     #[error(transparent)]
     Write(#[from] WriteBlobError),
     #[error("the upload cannot be written: {0}")]
     Io(#[from] io::Error),
+}
+
+/// What holds while the bytes of one upload arrive.
+pub(crate) struct Gate<'a> {
+    pub(crate) registry: &'a Registry,
+    /// What is left of the repository's quota, if it has one.
+    pub(crate) room: Option<Room>,
+}
+
+impl Gate<'_> {
+    /// Whether an upload may have `length` bytes.
+    fn check(&self, length: u64) -> Result<(), UploadError> {
+        let limit = self.registry.limits.blob_bytes;
+        if length > limit {
+            return Err(UploadError::TooLarge { limit });
+        }
+        self.registry.check_space()?;
+        Ok(self.room.as_ref().map_or(Ok(()), |room| room.check(length))?)
+    }
 }
 
 /// A chunk's place, from `Content-Range`: first byte and number of bytes.
@@ -179,6 +204,7 @@ impl Uploads {
         mut held: Held,
         chunk: Option<Chunk>,
         body: &mut Incoming,
+        gate: &Gate<'_>,
     ) -> Result<Held, UploadError> {
         let start = held.state.length;
         check_start(start, chunk)?;
@@ -191,9 +217,7 @@ impl Uploads {
                 self.truncate(held, start).await?;
                 return Err(UploadError::WrongLength { declared, found });
             }
-            if held.state.length + length > self.limits.blob_bytes {
-                return Err(UploadError::TooLarge { limit: self.limits.blob_bytes });
-            }
+            gate.check(held.state.length + length)?;
             if self.held.fetch_add(length, Ordering::Relaxed) + length > self.limits.upload_bytes {
                 self.held.fetch_sub(length, Ordering::Relaxed);
                 return Err(UploadError::Full { limit: self.limits.upload_bytes });
@@ -233,9 +257,11 @@ impl Uploads {
         chunk: Option<Chunk>,
         body: &mut Incoming,
         expected: &ContentDigest,
-        blobs: &dyn BlobStore,
+        gate: &Gate<'_>,
     ) -> Result<Digest, UploadError> {
         check_start(held.state.length, chunk)?;
+        gate.check(held.state.length)?;
+        let blobs = &*gate.registry.blobs;
         let mut upload = blobs.upload().await?;
         let mut second = Second::of(expected);
         if held.state.length > 0 {
@@ -246,7 +272,7 @@ impl Uploads {
                 upload.write(bytes).await?;
             }
         }
-        let outcome = receive(upload, second, chunk, body, expected, &self.limits, blobs).await;
+        let outcome = receive(upload, second, chunk, body, expected, gate).await;
         let mismatch = UploadError::is_mismatch;
         if outcome.as_ref().map_or_else(mismatch, |_| true) {
             self.remove(held).await;
@@ -306,14 +332,11 @@ pub(crate) async fn receive(
     chunk: Option<Chunk>,
     body: &mut Incoming,
     expected: &ContentDigest,
-    limits: &Limits,
-    blobs: &dyn BlobStore,
+    gate: &Gate<'_>,
 ) -> Result<Digest, UploadError> {
     let start = upload.len();
     while let Some(bytes) = body.chunk().await? {
-        if upload.len() + bytes.len() as u64 > limits.blob_bytes {
-            return Err(UploadError::TooLarge { limit: limits.blob_bytes });
-        }
+        gate.check(upload.len() + bytes.len() as u64)?;
         second.update(&bytes);
         upload.write(bytes).await?;
     }
@@ -326,7 +349,7 @@ pub(crate) async fn receive(
     let other = second.check()?;
     let (digest, _) = upload.finish(expected.sha256().ok()).await?;
     if let Some(other) = other {
-        blobs.alias(other, digest).await?;
+        gate.registry.blobs.alias(other, digest).await?;
     }
     Ok(digest)
 }

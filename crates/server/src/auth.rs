@@ -1,16 +1,24 @@
 //! Who is asking: tokens from the control socket, one-time login links, page sessions.
 //!
-//! Everything lives in memory: a restart signs everybody out, nothing secret is on disk.
+//! All of these live in memory: a restart signs everybody out, nothing secret is on disk. Named
+//! tokens are facts (see `tokens`). For a registry's client, any of them is exchanged for a signed
+//! token that lives minutes, for what it asked alone; it ends with the one it was made for.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use adamant_digest::Digest;
+use adamant_oci::RepositoryName;
+use adamant_registry::{Action, Rights, Scope, Within};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
+use ring::hmac;
 use ring::rand::SecureRandom as _;
+use serde::{Deserialize, Serialize};
+
+use crate::tokens::Tokens;
 
 /// How long a token from the control socket lives. Longer than any single command.
 pub(crate) const TOKEN_LIFE: Duration = Duration::from_hours(1);
@@ -36,13 +44,138 @@ struct Grant {
     ends: Instant,
 }
 
+/// Somebody whose secret holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Their name in every record. A prefix before `:` says how they are known; users of this
+    /// machine have none.
+    pub(crate) actor: String,
+    /// What they may do in the registry.
+    pub(crate) rights: Rights,
+}
+
+/// What a request to the registry was sent with.
+#[derive(Debug)]
+pub(crate) enum Credentials {
+    /// Nothing.
+    None,
+    /// Something that does not hold.
+    Denied,
+    /// Somebody's secret, by digest, or what was issued for it.
+    Known { caller: Caller, secret: Digest, within: Option<Within> },
+    /// What was issued to nobody in particular.
+    Anonymous(Within),
+}
+
+/// What a token for one purpose says.
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    /// Digest of the secret it was issued for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<Digest>,
+    scopes: Vec<String>,
+    catalog: bool,
+    /// Seconds since the Unix epoch.
+    ends_s: u64,
+}
+
+/// How long a token for one purpose lives.
+pub(crate) const BEARER_LIFE: Duration = Duration::from_mins(15);
+/// Scopes that are looked at of one request for a token.
+const MAX_ASKED: usize = 32;
+/// What a token for one purpose starts with.
+const BEARER: &str = "v1.";
+
 /// All secrets that are valid now, by digest: the secrets themselves are not kept.
-#[derive(Default)]
 pub(crate) struct Auth {
     grants: Mutex<HashMap<(Kind, Digest), Grant>>,
+    /// Signs tokens for one purpose; new at each start.
+    key: hmac::Key,
+    pub(crate) tokens: Tokens,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, random().as_bytes());
+        Self { grants: Mutex::default(), key, tokens: Tokens::default() }
+    }
 }
 
 impl Auth {
+    /// Who sent a request to the registry.
+    pub(crate) fn credentials(&self, headers: &HeaderMap) -> Credentials {
+        if !headers.contains_key(header::AUTHORIZATION) {
+            return Credentials::None;
+        }
+        let Some(text) = secret(headers) else { return Credentials::Denied };
+        if let Some(signed) = text.strip_prefix(BEARER) {
+            return self.by_bearer(signed).unwrap_or(Credentials::Denied);
+        }
+        let secret = Digest::of(text.as_bytes());
+        match self.holder(secret) {
+            Some(caller) => Credentials::Known { caller, secret, within: None },
+            None => Credentials::Denied,
+        }
+    }
+
+    fn holder(&self, secret: Digest) -> Option<Caller> {
+        let session = self.holds(Kind::Token, secret).map(|actor| Caller { actor, rights: Rights::all() });
+        session.or_else(|| self.tokens.caller(secret, SystemTime::now()))
+    }
+
+    fn by_bearer(&self, signed: &str) -> Option<Credentials> {
+        let (payload, signature) = signed.split_once('.')?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        hmac::verify(&self.key, payload.as_bytes(), &signature).ok()?;
+        let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+        if claims.ends_s <= unix_s() {
+            return None;
+        }
+        let scopes = claims.scopes.iter().map(|text| text.parse()).collect::<Result<Vec<Scope>, _>>().ok()?;
+        let within = Within { rights: Rights::new(scopes).ok()?, catalog: claims.catalog };
+        Some(match claims.secret {
+            None => Credentials::Anonymous(within),
+            Some(secret) => Credentials::Known { caller: self.holder(secret)?, secret, within: Some(within) },
+        })
+    }
+
+    /// A token for what is asked and allowed, for the holder of `secret` or for nobody in particular;
+    /// and what that is, as a `scope`.
+    pub(crate) fn bearer<'a>(
+        &self,
+        secret: Option<Digest>,
+        rights: &Rights,
+        asked: impl Iterator<Item = &'a str>,
+    ) -> (String, String) {
+        let mut claims =
+            Claims { secret, scopes: Vec::new(), catalog: false, ends_s: unix_s() + BEARER_LIFE.as_secs() };
+        let mut given = Vec::new();
+        for text in asked.take(MAX_ASKED) {
+            if text == "registry:catalog:*" && rights.may_anywhere(Action::Pull) {
+                claims.catalog = true;
+                given.push(text.to_owned());
+            }
+            let Some((name, words)) = text.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':')) else {
+                continue;
+            };
+            let Ok(name) = name.parse::<RepositoryName>() else { continue };
+            let wanted = |word: &str| words.split(',').any(|w| w == word || w == "*");
+            let actions: Vec<_> = [Action::Pull, Action::Push]
+                .into_iter()
+                .filter(|action| wanted(&action.to_string()) && rights.may(*action, name.as_str()))
+                .collect();
+            if !actions.is_empty() {
+                let scope = Scope::exactly(&name, &actions).to_string();
+                given.push(format!("repository:{scope}"));
+                claims.scopes.push(scope);
+            }
+        }
+        // Texts and numbers: it can always be written.
+        let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap_or_default());
+        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, payload.as_bytes()));
+        (format!("{BEARER}{payload}.{signature}"), given.join(" "))
+    }
+
     /// A token for the interface, git and the registry.
     pub(crate) fn token(&self, actor: &str) -> String {
         self.issue(Kind::Token, actor, TOKEN_LIFE)
@@ -62,16 +195,7 @@ impl Auth {
 
     /// Who sent a request with a token: `Bearer`, or `Basic` with the token as password.
     pub(crate) fn by_token(&self, headers: &HeaderMap) -> Option<String> {
-        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let secret = match value.split_once(' ')? {
-            (scheme, secret) if scheme.eq_ignore_ascii_case("bearer") => secret.trim().to_owned(),
-            (scheme, encoded) if scheme.eq_ignore_ascii_case("basic") => {
-                let raw = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
-                String::from_utf8(raw).ok()?.split_once(':')?.1.to_owned()
-            }
-            _ => return None,
-        };
-        self.actor(Kind::Token, &secret)
+        self.holds(Kind::Token, Digest::of(secret(headers)?.as_bytes()))
     }
 
     /// Who sent a request with the page's cookie. Good for reading alone.
@@ -83,12 +207,12 @@ impl Auth {
             .flat_map(|value| value.split(';'))
             .filter_map(|pair| pair.trim().split_once('='))
             .filter(|(name, _)| *name == COOKIE)
-            .find_map(|(_, secret)| self.actor(Kind::Session, secret))
+            .find_map(|(_, secret)| self.holds(Kind::Session, Digest::of(secret.as_bytes())))
     }
 
-    fn actor(&self, kind: Kind, secret: &str) -> Option<String> {
+    fn holds(&self, kind: Kind, secret: Digest) -> Option<String> {
         let grants = self.lock();
-        let grant = grants.get(&(kind, Digest::of(secret.as_bytes())))?;
+        let grant = grants.get(&(kind, secret))?;
         (grant.ends > Instant::now()).then(|| grant.actor.clone())
     }
 
@@ -111,8 +235,25 @@ impl Auth {
     }
 }
 
+/// The secret of a request: `Bearer`, or `Basic` with it as password.
+fn secret(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    match value.split_once(' ')? {
+        (scheme, secret) if scheme.eq_ignore_ascii_case("bearer") => Some(secret.trim().to_owned()),
+        (scheme, encoded) if scheme.eq_ignore_ascii_case("basic") => {
+            let raw = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+            Some(String::from_utf8(raw).ok()?.split_once(':')?.1.to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// 256 bits nobody can guess.
-fn random() -> String {
+pub(crate) fn random() -> String {
     let mut raw = [0_u8; 32];
     // The system generator of a running kernel does not fail; without it no secret may exist.
     ring::rand::SystemRandom::new().fill(&mut raw).unwrap_or_else(|_| std::process::abort());
@@ -138,6 +279,34 @@ mod tests {
         assert_eq!(auth.by_token(&basic("guess")), None);
         let cookie = HeaderMap::from_iter([(header::COOKIE, format!("{COOKIE}={token}").parse().unwrap())]);
         assert_eq!(auth.by_cookie(&cookie), None);
+    }
+
+    #[test]
+    fn a_token_for_one_purpose_gives_what_was_asked_and_allowed() {
+        let auth = Auth::default();
+        let secret = auth.token("ann");
+        let Credentials::Known { caller, secret, within: None } = auth.credentials(&basic(&secret)) else { panic!() };
+        let asked = ["repository:a/b:pull,push,delete", "repository:NO:pull", "registry:catalog:*", "x"];
+        let (token, scope) = auth.bearer(Some(secret), &caller.rights, asked.into_iter());
+        assert_eq!(scope, "repository:a/b:pull,push registry:catalog:*");
+        let Credentials::Known { caller, within: Some(within), .. } = auth.credentials(&basic(&token)) else {
+            panic!()
+        };
+        assert_eq!(caller.actor, "ann");
+        assert!(within.catalog && within.rights.may(Action::Push, "a/b") && !within.rights.may(Action::Pull, "a/c"));
+        // It opens nothing else, and no bit of it may change.
+        assert_eq!(auth.by_token(&basic(&token)), None);
+        let mut forged = token.clone();
+        forged.replace_range(5..6, if &token[5..6] == "A" { "B" } else { "A" });
+        assert!(matches!(auth.credentials(&basic(&forged)), Credentials::Denied));
+        assert!(matches!(Auth::default().credentials(&basic(&token)), Credentials::Denied));
+        // It ends with the secret it was issued for.
+        auth.lock().clear();
+        assert!(matches!(auth.credentials(&basic(&token)), Credentials::Denied));
+        let pull = Rights::everywhere(&[Action::Pull]);
+        let (token, scope) = auth.bearer(None, &pull, ["repository:a:pull,push"].into_iter());
+        assert_eq!(scope, "repository:a:pull");
+        assert!(matches!(auth.credentials(&basic(&token)), Credentials::Anonymous(_)));
     }
 
     #[test]

@@ -13,18 +13,23 @@ use crate::auth::{Auth, LINK_LIFE, TOKEN_LIFE};
 
 /// Listens at `run/control.sock` of the data directory, mode 0600.
 pub(crate) fn listen(data: &Path) -> std::io::Result<UnixListener> {
+    listen_at(data, "control.sock")
+}
+
+/// Listens at `run/<name>`, for the owner alone.
+pub(crate) fn listen_at(data: &Path, name: &str) -> std::io::Result<UnixListener> {
     use std::os::fd::AsRawFd as _;
     let run = data.join("run");
     std::fs::create_dir_all(&run)?;
     std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o700))?;
-    let path = run.join("control.sock");
+    let path = run.join(name);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     // A socket address holds 107 bytes; a path through the directory's descriptor always fits.
     let dir = std::fs::File::open(&run)?;
-    let listener = UnixListener::bind(format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd()))?;
+    let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -85,6 +90,11 @@ pub(crate) fn user_name(uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        (fields.nth(1)? == uid.to_string()).then(|| name.to_owned())
+        (fields.nth(1)? == uid.to_string() && is_own(name)).then(|| name.to_owned())
     })
+}
+
+/// Whether a login name cannot be taken for somebody who is no user of this machine.
+fn is_own(name: &str) -> bool {
+    name != "anonymous" && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }

@@ -278,6 +278,7 @@ pub(crate) fn describe(predicate: &Predicate) -> (&'static str, String) {
             ),
         ),
         Predicate::Rejection(r) => ("rejection", format!("{}: {}", r.object, r.reason)),
+        Predicate::Grant(g) => ("grant", format!("token {} {} {}, by {}", g.name, g.action, g.scopes.join(" "), g.by)),
         Predicate::Pointer(p) => ("pointer", format!("{} → {}, by {}", p.name, p.digest.short(), p.by)),
     }
 }

@@ -3,13 +3,14 @@
 mod api;
 mod git;
 mod pages;
+mod registry;
 mod upstreams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use adamant_api::{ApiError, Class};
-use adamant_registry::Access;
+use adamant_registry::Rights;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -18,11 +19,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::auth::Auth;
 use crate::error::Problem;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
+use crate::rate::Buckets;
+use crate::serving::Sent;
+use crate::settings::without_port;
 
 /// Largest JSON request, in bytes: a recipe with its native locks.
 const MAX_REQUEST: usize = 32 * 1024 * 1024;
@@ -36,8 +41,12 @@ pub(crate) struct Rim {
     pub(crate) address: SocketAddr,
     /// `/v2/` is open to everyone on loopback.
     pub(crate) anonymous_registry: bool,
-    /// Anybody may pull.
-    pub(crate) anonymous_pull: bool,
+    /// What anybody may do in the registry without a token.
+    pub(crate) anonymous_pull: Rights,
+    /// How many requests a caller of the registry may send; `None`: any number.
+    pub(crate) rate: Option<Buckets>,
+    /// How often an address may send credentials that do not hold.
+    pub(crate) failed_logins: Buckets,
     /// Ends streams that would otherwise never end when the server stops.
     pub(crate) closing: CancellationToken,
 }
@@ -63,6 +72,8 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/upstreams/update", post(upstreams::update))
         .route("/ledger", get(api::facts))
         .route("/pointer", get(api::pointer))
+        .route("/tokens", get(api::tokens).post(api::create_token))
+        .route("/tokens/{name}/revoke", post(api::revoke_token))
         .route("/trust", get(api::trust))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), need_token));
@@ -87,9 +98,10 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/git/{repository}/info/refs", get(git::info_refs))
         .route("/git/{repository}/git-upload-pack", post(git::upload_pack))
         .route("/git/{repository}/git-receive-pack", post(git::receive_pack))
-        .route("/v2", any(registry))
-        .route("/v2/", any(registry))
-        .route("/v2/{*path}", any(registry))
+        .route("/v2", any(registry::serve))
+        .route("/v2/", any(registry::serve))
+        .route("/v2/token", get(registry::token).post(registry::oauth))
+        .route("/v2/{*path}", any(registry::serve))
         .fallback(|| async { ApiFailure(ApiError::new(Class::Usage, "there is nothing at this path"), 404) })
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), guard))
         .with_state(rim)
@@ -117,20 +129,48 @@ impl From<Problem> for ApiFailure {
 
 /// Checks that hold for every request, whoever sends it: the host asked for is ours, and a
 /// write does not come from a page of somebody else (DESIGN §8: loopback is no trust boundary).
-async fn guard(State(rim): Shared, request: Request, next: Next) -> Response {
+async fn guard(State(rim): Shared, mut request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let span = tracing::info_span!("request", id);
+    let mut response = guarded(rim, request, next).instrument(span).await;
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Names one request in its answer and in every line of the log about it.
+const REQUEST_ID: &str = "x-request-id";
+
+/// The id of the request that is being answered.
+#[derive(Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// The client's own if it is short and safe, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let safe = |text: &&str| {
+        (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let own = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(safe);
+    own.map_or_else(|| crate::auth::random().chars().take(22).collect(), str::to_owned)
+}
+
+async fn guarded(rim: Arc<Rim>, request: Request, next: Next) -> Response {
     rim.metrics.request(request.uri().path());
     let headers = request.headers();
     let host = match host(&request) {
         Ok(host) => host,
         Err(error) => return ApiFailure(error, StatusCode::BAD_REQUEST.as_u16()).into_response(),
     };
-    if !rim.serves(host) {
+    let to = request.extensions().get::<Sent>().and_then(|sent| sent.to);
+    if !rim.serves(host, to) {
         let error = ApiError::new(Class::Denied, format!("this server does not answer for the host `{host}`"))
-            .hint(format!("use http://{}", rim.address));
+            .hint(format!("use {}, or name it in `[server] hosts` of server.toml", rim.platform.base_url()));
         return ApiFailure(error, StatusCode::MISDIRECTED_REQUEST.as_u16()).into_response();
     }
     let write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if write && from_elsewhere(headers, host) {
+    if write && from_elsewhere(headers, rim.scheme(), host) {
         let error = ApiError::new(Class::Denied, "a page of another origin may not change anything here");
         return ApiFailure(error, 403).into_response();
     }
@@ -161,8 +201,23 @@ fn host(request: &Request) -> Result<&str, ApiError> {
 }
 
 impl Rim {
+    /// How clients reach this server.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.platform.base_url().starts_with("https:") { "https" } else { "http" }
+    }
+
+    /// What anybody may do in the registry.
+    pub(crate) fn anonymous(&self) -> Rights {
+        let open = self.anonymous_registry && self.address.ip().is_loopback();
+        if open { Rights::all() } else { self.anonymous_pull.clone() }
+    }
+
     /// Whether a `Host` header names this server.
-    fn serves(&self, host: &str) -> bool {
+    /// An address is ours if the connection is to it: no page has one as its host by a trick with names.
+    fn serves(&self, host: &str, to: Option<SocketAddr>) -> bool {
+        if to.is_some_and(|to| to.to_string() == host) || self.platform.config.settings.names(without_port(host)) {
+            return true;
+        }
         let port = self.address.port();
         let ip = self.address.ip();
         let with_port = [
@@ -172,20 +227,21 @@ impl Rim {
             format!("[::1]:{port}"),
         ];
         with_port.iter().any(|name| name == host)
-            || (port == 80 && [ip.to_string().as_str(), "localhost"].contains(&host))
+            || (port == if self.scheme() == "https" { 443 } else { 80 }
+                && [ip.to_string().as_str(), "localhost"].contains(&host))
     }
 }
 
 /// Whether a browser says that the request was started by another site. Clients that are no
 /// browsers send neither header and carry a token that no page has.
-fn from_elsewhere(headers: &HeaderMap, host: &str) -> bool {
+fn from_elsewhere(headers: &HeaderMap, scheme: &str, host: &str) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(site) = text("sec-fetch-site")
         && !matches!(site, "same-origin" | "none")
     {
         return true;
     }
-    text("origin").is_some_and(|origin| origin != format!("http://{host}"))
+    text("origin").is_some_and(|origin| origin != format!("{scheme}://{host}"))
 }
 
 /// Who sent the request, set by [`need_token`].
@@ -214,19 +270,6 @@ async fn need_session(State(rim): Shared, request: Request, next: Next) -> Respo
     headers.insert("content-security-policy", HeaderValue::from_static(CSP));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// `/v2/`: the registry speaks its own protocol; here only who is asking is decided.
-async fn registry(State(rim): Shared, request: Request) -> Response {
-    let access = match rim.auth.by_token(request.headers()) {
-        Some(actor) => Access::Granted { actor, push: true },
-        None if request.headers().contains_key(header::AUTHORIZATION) => Access::Denied,
-        None => {
-            let open = rim.anonymous_registry && rim.address.ip().is_loopback();
-            Access::Anonymous { pull: open || rim.anonymous_pull, push: open }
-        }
-    };
-    rim.platform.registry.handle(request, access).await.map(axum::body::Body::new)
 }
 
 async fn metrics(State(rim): Shared) -> Response {

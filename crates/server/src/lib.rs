@@ -15,11 +15,14 @@ mod metrics;
 mod opening;
 mod pipeline;
 mod platform;
+mod rate;
 mod running;
 mod serving;
 mod settings;
 mod ship;
 mod startup;
+mod tls;
+mod tokens;
 mod upstream;
 mod views;
 

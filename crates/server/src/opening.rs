@@ -183,6 +183,8 @@ pub(crate) async fn registry(
         pointers: config.settings.registry.pointers.clone(),
         gates: config.settings.gate.iter().map(|gate| gate.open(&config.data)).collect::<Result<_, _>>()?,
         upstreams,
+        quotas: config.settings.registry.quotas()?,
+        reserve: config.settings.registry.reserve(&config.data),
     };
     Registry::new(Arc::clone(blobs), Arc::clone(ledger) as Arc<dyn Ledger>, config)
         .map_err(|e| Problem::internal("cannot open the registry", e))

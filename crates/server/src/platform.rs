@@ -163,7 +163,7 @@ impl Platform {
 
     /// Base URL of the server.
     pub(crate) fn base_url(&self) -> String {
-        format!("http://{}", self.address.get().unwrap_or(&self.config.listen))
+        self.config.settings.base_url(*self.address.get().unwrap_or(&self.config.listen))
     }
 
     /// Records facts, all or none.
@@ -177,6 +177,17 @@ impl Platform {
             });
         }
         Ok(receipts)
+    }
+
+    /// Tells that somebody else recorded facts.
+    pub(crate) async fn note_growth(&self) -> Result<(), Problem> {
+        let size = self.ledger.head().await?.size;
+        self.changes.send_if_modified(|known| {
+            let grown = *known < size;
+            *known = size.max(*known);
+            grown
+        });
+        Ok(())
     }
 
     /// Records one fact.

@@ -1,6 +1,5 @@
 //! A server from start to stop, and what works while none runs.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,9 @@ use crate::http::{self, Rim};
 use crate::metrics::Metrics;
 use crate::opening::Claim;
 use crate::platform::{Config, Platform};
+use crate::rate::Buckets;
 use crate::serving::{self, Bounds};
+use crate::tls::Certificate;
 
 /// How long work under way gets at a stop before the process ends; a restart resumes it.
 const GRACE: Duration = Duration::from_secs(10);
@@ -25,13 +26,17 @@ const PUBLISH: Duration = Duration::from_secs(1);
 const CONVERGE: Duration = Duration::from_secs(5);
 /// How soon after a start the tags of upstreams are checked.
 const FIRST_CHECK: Duration = Duration::from_mins(1);
+/// Seconds' worth of requests that a caller of the registry may send at once, unless it is set.
+const BURST_S: u32 = 10;
+/// Logins that may fail at once from one address, and how many more a second.
+const FAILED_LOGINS: f64 = 30.0;
+const FAILED_LOGINS_A_SECOND: f64 = 0.5;
 /// How often housekeeping is done.
 const HOUSEKEEPING: Duration = Duration::from_mins(10);
 
 /// A server that runs.
 pub struct Running {
     platform: Arc<Platform>,
-    address: SocketAddr,
     stop: CancellationToken,
     tasks: tokio_util::task::TaskTracker,
 }
@@ -40,10 +45,15 @@ pub struct Running {
 pub async fn start(config: Config) -> Result<Running, Problem> {
     let data = config.data.clone();
     let (listen, anonymous_registry) = (config.listen, config.anonymous_registry);
-    let anonymous_pull = config.settings.registry.anonymous_pull;
+    let settings = config.settings.registry.clone();
+    let anonymous_pull = settings.anonymous()?;
     if anonymous_registry && !listen.ip().is_loopback() {
         return Err(Problem::usage(format!("--anonymous-registry is for loopback alone, not for {listen}"))
             .hint("listen on 127.0.0.1, or give clients a token: adamant token"));
+    }
+    let certificate = config.settings.tls.as_ref().map(|tls| Certificate::open(tls, &data)).transpose()?;
+    if certificate.is_none() && !listen.ip().is_loopback() {
+        tracing::warn!(%listen, "no [tls] in server.toml: tokens cross the network in the clear");
     }
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(|e| {
         Problem::new(Class::Unavailable, format!("cannot listen on {listen}"))
@@ -54,6 +64,7 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     let address = listener.local_addr()?;
     platform.listens_on(address);
     let auth = Arc::new(Auth::default());
+    auth.tokens.refresh(&platform.facts).await?;
     let stop = CancellationToken::new();
     let rim = Arc::new(Rim {
         platform: Arc::clone(&platform),
@@ -62,11 +73,17 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         address,
         anonymous_registry,
         anonymous_pull,
+        rate: settings.requests_per_second.map(|rate| {
+            let burst = settings.burst.unwrap_or(rate.saturating_mul(BURST_S));
+            Buckets::new(f64::from(rate.max(1)), f64::from(burst))
+        }),
+        failed_logins: Buckets::new(FAILED_LOGINS_A_SECOND, FAILED_LOGINS),
         closing: stop.clone(),
     });
     platform.reconcile().await;
 
     let tasks = tokio_util::task::TaskTracker::new();
+    let grants = Arc::clone(&auth);
     let socket = control::listen(&data)?;
     let url = platform.base_url();
     let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
@@ -78,7 +95,18 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         }
     });
     let router = http::router(rim);
-    tasks.spawn(serving::serve(listener, router, Bounds::of_this_process(), tasks.clone(), stop.clone()));
+    let bounds = Bounds::of_this_process();
+    if let Some(certificate) = &certificate {
+        // The command line on this machine trusts this directory, not a certificate.
+        let local = control::listen_at(&data, "http.sock")?;
+        let (router, tasks_too) = (router.clone(), tasks.clone());
+        tasks.spawn(serving::serve(serving::Listener::Local(local), router, bounds, tasks_too, stop.clone()));
+        let (certificate, until) = (Arc::clone(certificate), until(&stop));
+        tasks.spawn(async move { certificate.follow(until).await });
+    }
+    let listener = serving::Listener::Tcp(listener, certificate.map(|certificate| certificate.config()));
+    tasks.spawn(serving::serve(listener, router, bounds, tasks.clone(), stop.clone()));
+    tasks.spawn(follow_grants(Arc::clone(&platform), grants, until(&stop)));
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
     for upstream in platform.config.settings.upstreams.iter().filter(|upstream| upstream.check_hours > 0) {
@@ -86,7 +114,22 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         tasks.spawn(checks(Arc::clone(&platform), upstream.name.clone(), every, until(&stop)));
     }
     tracing::info!(%address, data = %data.display(), "serving");
-    Ok(Running { platform, address, stop, tasks })
+    Ok(Running { platform, stop, tasks })
+}
+
+/// Learns of tokens that another server on the same ledger made or revoked.
+async fn follow_grants(platform: Arc<Platform>, auth: Arc<Auth>, stop: impl Future<Output = ()>) {
+    let mut tick = tokio::time::interval(CONVERGE);
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(problem) = auth.tokens.refresh(&platform.facts).await {
+            tracing::warn!(%problem, "reading the tokens");
+        }
+    }
 }
 
 /// Keeps environments running what is recorded. A task of its own: waiting for a service that
@@ -164,7 +207,7 @@ async fn housekeeping(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
 impl Running {
     /// Base URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.platform.base_url()
     }
 
     /// Waits for SIGINT or SIGTERM, then stops.

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -24,8 +25,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +45,37 @@ const IDLE_PATIENCE: Duration = Duration::from_millis(100);
 const STALL_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection, and between looks for a place.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Where connections come from.
+pub(crate) enum Listener {
+    /// A port, with TLS or without.
+    Tcp(TcpListener, Option<Arc<rustls::ServerConfig>>),
+    /// A socket of this machine.
+    Local(UnixListener),
+}
+
+/// A connection before anything was said.
+enum Accepted {
+    Tcp(TcpStream, Option<Arc<rustls::ServerConfig>>),
+    Local(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener, tls) => Ok(Accepted::Tcp(listener.accept().await?.0, tls.clone())),
+            Self::Local(listener) => Ok(Accepted::Local(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// The two ends of the connection that a request came by, in its extensions; a request from this
+/// machine's own socket has none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent {
+    pub(crate) from: Option<SocketAddr>,
+    pub(crate) to: Option<SocketAddr>,
+}
 
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +103,7 @@ impl Bounds {
 /// Serves until `stop`. Connections are tasks of `tasks`: after `stop` each ends with the answer
 /// it is giving.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     router: Router,
     bounds: Bounds,
     tasks: TaskTracker,
@@ -79,7 +112,7 @@ pub(crate) async fn serve(
     let room = Arc::new(Room { places: Arc::new(Semaphore::new(bounds.connections)), waiting: Mutex::default() });
     loop {
         let next = async {
-            let (stream, _) = listener.accept().await?;
+            let stream = listener.accept().await?;
             Ok((stream, room.place().await?))
         };
         let accepted: io::Result<_> = tokio::select! {
@@ -110,13 +143,48 @@ fn gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, router: Router, room: Arc<Room>, head_wait: Duration, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
+async fn connection(accepted: Accepted, router: Router, room: Arc<Room>, head_wait: Duration, stop: CancellationToken) {
     let peer = Peer::new(room);
+    match accepted {
+        Accepted::Local(stream) => {
+            let stream = Watched { stream, peer: Arc::clone(&peer) };
+            answer(stream, None, router, peer, head_wait, stop).await;
+        }
+        Accepted::Tcp(stream, tls) => {
+            let _ = stream.set_nodelay(true);
+            let sent = Sent { from: stream.peer_addr().ok(), to: stream.local_addr().ok() };
+            let stream = Watched { stream, peer: Arc::clone(&peer) };
+            let Some(tls) = tls else { return answer(stream, Some(sent), router, peer, head_wait, stop).await };
+            let handshake = tokio::time::timeout(head_wait, TlsAcceptor::from(tls).accept(stream));
+            let stream = tokio::select! {
+                stream = handshake => stream,
+                () = peer.ended.cancelled() => return,
+                () = stop.cancelled() => return,
+            };
+            // A client that does not like the certificate, or speaks no TLS.
+            if let Ok(Ok(stream)) = stream {
+                answer(stream, Some(sent), router, peer, head_wait, stop).await;
+            }
+        }
+    }
+}
+
+/// Answers the requests of a connection until it ends.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    sent: Option<Sent>,
+    router: Router,
+    peer: Arc<Peer>,
+    head_wait: Duration,
+    stop: CancellationToken,
+) {
     let router = TowerToHyperService::new(router);
     let service = {
         let peer = Arc::clone(&peer);
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
+            if let Some(sent) = sent {
+                request.extensions_mut().insert(sent);
+            }
             let under_way = UnderWay::of(&peer);
             let answer = router.call(request);
             async move {
@@ -129,7 +197,7 @@ async fn connection(stream: TcpStream, router: Router, room: Arc<Room>, head_wai
         .timer(TokioTimer::new())
         .header_read_timeout(head_wait)
         .max_header_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(Watched { stream, peer: Arc::clone(&peer) }), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
@@ -302,25 +370,25 @@ impl HttpBody for Answer {
 }
 
 /// A stream that notes when its client takes nothing.
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     peer: Arc<Peer>,
 }
 
-impl Watched {
+impl<S> Watched<S> {
     fn taken(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.peer.note(|state| state.stalled = written.is_pending());
         Poll::Ready(ready!(written))
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buf)
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, buf);
         self.taken(written)
@@ -384,6 +452,7 @@ mod tests {
             .route("/large", get(large));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let bounds = Bounds { connections, head_wait };
+        let listener = Listener::Tcp(listener, None);
         tasks.spawn(serve(listener, router, bounds, tasks.clone(), stop.clone()));
         Served { address, tasks, stop }
     }

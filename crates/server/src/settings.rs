@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use adamant_attest::PublicKey;
 use adamant_attest::predicate::Role;
 use adamant_ledger::Keys;
-use adamant_registry::{Demand, Gate, ParsePatternError};
+use adamant_registry::{Action, Demand, Gate, ParsePatternError, Pattern, Quota, Reserve, Rights, Scope};
 use serde::Deserialize;
 
 use crate::error::Problem;
@@ -22,6 +22,10 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
+    /// `[server]`
+    pub server: ServerSettings,
+    /// `[tls]`; without it, the server speaks plain HTTP.
+    pub tls: Option<TlsSettings>,
     /// `[registry]`
     pub registry: RegistrySettings,
     /// `[[gate]]`: what must be signed.
@@ -97,15 +101,78 @@ fn key(data: &Path, text: &str) -> Result<PublicKey, String> {
     parse(&found).map_err(|error| format!("key {text}: {error}"))
 }
 
+/// `[server]`: under which names clients reach it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ServerSettings {
+    /// Host names that may be asked for beside the address listened on, with any port. The first one
+    /// stands in remotes and links.
+    pub hosts: Vec<String>,
+    /// Base URL for clients, where something stands between them and this server.
+    pub url: Option<String>,
+}
+
+/// `[tls]`: files in PEM; relative paths are below the data directory.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TlsSettings {
+    /// The certificate, followed by those it rests on.
+    pub certificate: std::path::PathBuf,
+    /// Its private key.
+    pub key: std::path::PathBuf,
+}
+
+impl Settings {
+    /// Base URL of a server that listens on `address`.
+    pub(crate) fn base_url(&self, address: std::net::SocketAddr) -> String {
+        if let Some(url) = &self.server.url {
+            return url.trim_end_matches('/').to_owned();
+        }
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        match self.server.hosts.first() {
+            Some(host) => format!("{scheme}://{host}:{}", address.port()),
+            None if address.ip().is_unspecified() => format!("{scheme}://localhost:{}", address.port()),
+            None => format!("{scheme}://{address}"),
+        }
+    }
+
+    /// Whether a host name, without its port, is one of ours.
+    pub(crate) fn names(&self, host: &str) -> bool {
+        let own = self.server.url.as_deref().and_then(|url| url.split_once("://")).map(|(_, rest)| rest);
+        let own = own.map(|rest| without_port(rest.split('/').next().unwrap_or(rest)));
+        own == Some(host) || self.server.hosts.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+}
+
+/// `host` of `host:port`; an address in brackets keeps them.
+pub(crate) fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            host
+        }
+        _ => authority,
+    }
+}
+
 /// `[registry]`: who may use `/v2/`, and how much.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct RegistrySettings {
     /// Anybody who reaches the port may pull, without a token.
-    pub anonymous_pull: bool,
+    pub anonymous_pull: AnonymousPull,
     /// Tags that may move: `latest` everywhere, `shop/*:latest` in some repositories.
     #[serde(deserialize_with = "parsed")]
     pub pointers: Vec<adamant_registry::Named>,
+    /// Space that pushes leave free where blobs are kept, in MiB.
+    pub reserve_mb: u64,
+    /// How much repositories may hold; the first that means a repository holds for it.
+    pub quota: Vec<QuotaSettings>,
+    /// Requests a second of one caller; `None`: as many as they like.
+    pub requests_per_second: Option<u32>,
+    /// Requests that one caller may send at once before that; by default ten seconds' worth.
+    pub burst: Option<u32>,
 }
 
 /// Reads texts whose type parses them.
@@ -158,6 +225,70 @@ fn every_repository() -> Vec<String> {
 
 const fn daily() -> u32 {
     24
+}
+
+/// Which repositories anybody may pull from: all, none, or those that patterns mean.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum AnonymousPull {
+    /// All or none.
+    Everywhere(bool),
+    /// These.
+    From(Vec<String>),
+}
+
+impl Default for AnonymousPull {
+    fn default() -> Self {
+        Self::Everywhere(false)
+    }
+}
+
+/// `[[registry.quota]]`: how much repositories may hold.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct QuotaSettings {
+    /// Pattern of their names.
+    pub repositories: String,
+    /// Most of each, in MiB.
+    pub mb: u64,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl RegistrySettings {
+    pub(crate) fn anonymous(&self) -> Result<Rights, Problem> {
+        match &self.anonymous_pull {
+            AnonymousPull::Everywhere(true) => Ok(Rights::everywhere(&[Action::Pull])),
+            AnonymousPull::Everywhere(false) => Ok(Rights::none()),
+            AnonymousPull::From(patterns) => {
+                let scope = |text: &String| Ok(Scope::new(pattern("anonymous-pull", text)?, &[Action::Pull]));
+                Rights::new(patterns.iter().map(scope).collect::<Result<_, Problem>>()?)
+                    .map_err(|error| Problem::usage("anonymous-pull cannot be used").cause(error))
+            }
+        }
+    }
+
+    pub(crate) fn quotas(&self) -> Result<Vec<Quota>, Problem> {
+        let quota = |one: &QuotaSettings| {
+            let repositories = pattern("registry.quota", &one.repositories)?;
+            Ok(Quota { repositories, bytes: one.mb.saturating_mul(MIB) })
+        };
+        self.quota.iter().map(quota).collect()
+    }
+
+    pub(crate) fn reserve(&self, data: &Path) -> Option<Reserve> {
+        let data = data.to_owned();
+        let free = move || {
+            let found = rustix::fs::statvfs(&data)?;
+            Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        };
+        let bytes = self.reserve_mb.saturating_mul(MIB);
+        (bytes > 0).then(|| Reserve { bytes, free: std::sync::Arc::new(free) })
+    }
+}
+
+fn pattern(key: &str, text: &str) -> Result<Pattern, Problem> {
+    text.parse().map_err(|error| Problem::usage(format!("`{key}` of server.toml cannot be used")).cause(error))
 }
 
 impl Settings {
@@ -254,6 +385,6 @@ mod tests {
         let problem = Settings::load(dir.path(), Some(&missing)).unwrap_err().to_string();
         assert!(problem.contains("other.toml"), "{problem}");
         std::fs::write(dir.path().join(FILE), "[registry]\nanonymous-pull = true\n").unwrap();
-        assert!(Settings::load(dir.path(), None).unwrap().registry.anonymous_pull);
+        assert!(Settings::load(dir.path(), None).unwrap().registry.anonymous_pull == AnonymousPull::Everywhere(true));
     }
 }

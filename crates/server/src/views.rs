@@ -124,7 +124,8 @@ impl Platform {
                     ("fixed", _) | (_, "fixed") => "fixed",
                     _ => "rebuilt",
                 };
-                let authority = self.base_url().trim_start_matches("http://").to_owned();
+                let base = self.base_url();
+                let authority = base.split_once("://").map_or(base.as_str(), |(_, authority)| authority);
                 artifacts.push(ArtifactSummary {
                     reference: format!("{authority}/{project}/{}@{}", artifact.name, artifact.digest),
                     name: artifact.name,

@@ -19,6 +19,8 @@ mod registry;
 mod rollback;
 mod tampering;
 mod template;
+mod tls;
+mod tokens;
 mod tour;
 mod upstream;
 mod world;

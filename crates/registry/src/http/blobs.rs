@@ -19,13 +19,16 @@ const SMALL: u64 = 1024 * 1024;
 impl Registry {
     pub(super) async fn get_blob(
         &self,
-        _repository: &RepositoryName,
+        repository: &RepositoryName,
         digest: &str,
         asked: &Asked,
     ) -> Result<Response<Body>, Failure> {
         let named = digest.parse::<ContentDigest>()?;
         let etag = format!("\"{named}\"");
         let digest = self.locate(&named).await?.ok_or_else(|| Failure::unknown_blob(&named))?;
+        if !asked.access.sees_all() && !self.reaches(repository, digest).await? {
+            return Err(Failure::unknown_blob(&named));
+        }
         let size = if asked.is_head() { self.blob_size(digest).await } else { self.blobs.size(digest).await };
         let size = size?.ok_or_else(|| Failure::unknown_blob(&named))?;
         let mut response = if is_known(asked, &etag) {

@@ -12,10 +12,13 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
+use crate::access::{Action, Needs, Place, Realm, Who};
 use crate::body::{Body, BodyError};
+use crate::contents::{ContentsError, OverQuota};
+use crate::registry::OutOfSpace;
 use crate::uploads::UploadError;
 use crate::{
-    GateError, ListError, LocateError, Misnamed, PullError, PutManifestError, ReadManifestError, UpstreamError,
+    Access, GateError, ListError, LocateError, Misnamed, PullError, PutManifestError, ReadManifestError, UpstreamError,
 };
 
 /// A response that is an error. Internal text goes to the log instead.
@@ -49,15 +52,49 @@ impl Failure {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message, Value::Null)
     }
 
-    pub(super) fn unauthorized() -> Self {
-        let message = "credentials are needed, or those that were sent do not hold: log in to this registry".to_owned();
-        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message, Value::Null)
-            .with(header::WWW_AUTHENTICATE, r#"Basic realm="adamant", charset="UTF-8""#)
+    /// One challenge alone: clients that find two answer both, and fail without a password.
+    pub(super) fn unauthorized(access: &Access, needs: &Needs<'_>, insufficient: bool) -> Self {
+        let message = match &access.who {
+            _ if insufficient => "the token was asked for something else: ask for one with this scope",
+            Who::Denied => "the credentials that were sent do not hold: log in to this registry again",
+            Who::Known(_) | Who::Anonymous => "credentials are needed: log in to this registry",
+        };
+        let challenge = match &access.realm {
+            None => r#"Basic realm="adamant", charset="UTF-8""#.to_owned(),
+            Some(Realm { url, service }) => {
+                let scope = needs.scope().map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
+                let error = match (insufficient, &access.who) {
+                    (true, _) => ",error=\"insufficient_scope\"",
+                    (false, Who::Denied) => ",error=\"invalid_token\"",
+                    _ => "",
+                };
+                format!("Bearer realm=\"{url}\",service=\"{service}\"{scope}{error}")
+            }
+        };
+        let detail = needs.scope().map_or(Value::Null, |scope| json!({ "scope": scope }));
+        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message.to_owned(), detail)
+            .with(header::WWW_AUTHENTICATE, challenge)
     }
 
-    pub(super) fn forbidden(actor: &str) -> Self {
-        let message = format!("{actor} may not push here: ask for a token with the right to push");
+    pub(super) fn forbidden(access: &Access, needs: &Needs<'_>) -> Self {
+        let place = match needs.place {
+            Place::Repository(name) => format!("{} {} {name}", needs.action, preposition(needs.action)),
+            _ => format!("{} here", needs.action),
+        };
+        let message = format!("{} may not {place}: ask for a token with that right", access.actor());
         Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message, Value::Null)
+    }
+
+    /// The code of the error, as the specification writes it.
+    pub(super) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    fn over_quota(over: &OverQuota) -> Self {
+        let detail = json!({
+            "repository": over.repository.as_str(), "quota": over.quota, "used": over.used, "needed": over.needed,
+        });
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, over.to_string(), detail)
     }
 
     pub(super) fn method(allowed: &str) -> Self {
@@ -105,6 +142,29 @@ impl Failure {
             super::set(&mut response, name, value);
         }
         response
+    }
+}
+
+fn preposition(action: Action) -> &'static str {
+    match action {
+        Action::Pull => "from",
+        Action::Push => "to",
+    }
+}
+
+impl From<OutOfSpace> for Failure {
+    fn from(error: OutOfSpace) -> Self {
+        let detail = json!({"free": error.free, "reserve": error.reserve});
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, ErrorCode::Unavailable, error.to_string(), detail)
+    }
+}
+
+impl From<ContentsError> for Failure {
+    fn from(error: ContentsError) -> Self {
+        match error {
+            ContentsError::Ledger(error) => error.into(),
+            ContentsError::Locate(error) => error.into(),
+        }
     }
 }
 
@@ -232,6 +292,8 @@ impl From<UploadError> for Failure {
             UploadError::WrongLength { .. } => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
             UploadError::Misnamed(misnamed) => return Self::misnamed(misnamed, error.to_string()),
             UploadError::Io(source) => return Self::io(source),
+            UploadError::OverQuota(over) => return Self::over_quota(over),
+            UploadError::OutOfSpace(full) => return (*full).into(),
             UploadError::Body(_) | UploadError::Write(_) => {
                 return match error {
                     UploadError::Body(source) => source.into(),
@@ -278,6 +340,8 @@ impl From<PutManifestError> for Failure {
                 Self::new(StatusCode::PRECONDITION_FAILED, ErrorCode::TagInvalid, text, detail)
             }
             PutManifestError::Unconditional => Self::bad(ErrorCode::Unsupported, &text),
+            PutManifestError::OverQuota(over) => Self::over_quota(&over),
+            PutManifestError::OutOfSpace(full) => full.into(),
             PutManifestError::Current(error) => (*error).into(),
             PutManifestError::Conflict(conflict) => Self::conflict(&conflict),
             PutManifestError::Append { source: adamant_store::AppendError::Ledger(error), .. }

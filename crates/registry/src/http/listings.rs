@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::route::{Query, encode};
 use super::{Asked, OCI_FILTERS, json, set};
 use crate::body;
-use crate::{Body, Registry};
+use crate::{Access, Body, Registry};
 
 /// Referrers in one answer. Few clients follow a `Link` here, and with the descriptors of this
 /// many the answer is no longer than a manifest may be.
@@ -30,13 +30,11 @@ impl Registry {
         Ok(response)
     }
 
-    pub(super) async fn catalog(&self, query: &Query) -> Result<Response<Body>, Failure> {
+    pub(super) async fn catalog(&self, query: &Query, access: &Access) -> Result<Response<Body>, Failure> {
         let n = page(query, self.limits.page)?;
-        let mut names = self.repositories(query.value("last"), n + 1).await?;
-        let more = names.len() > n;
-        names.truncate(n);
+        let (names, next) = self.repositories_for(access, query.value("last"), n).await?;
         let mut response = json(json!({"repositories": names}).to_string());
-        link(&mut response, "/v2/_catalog", n, names.last().filter(|_| more));
+        link(&mut response, "/v2/_catalog", n, next.as_ref());
         Ok(response)
     }
 

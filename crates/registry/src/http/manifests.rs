@@ -27,7 +27,7 @@ impl Registry {
             Reference::Tag(_) => bound.into(),
             Reference::Digest(digest) => digest.clone(),
         };
-        if !asked.may_push && self.gates.iter().any(|gate| gate.pull) {
+        if !asked.access.may_push(repository) && self.gates.iter().any(|gate| gate.pull) {
             self.may_pull(repository, &self.manifest_named(&digest, bound).await?).await?;
         }
         let etag = format!("\"{digest}\"");
@@ -80,9 +80,8 @@ impl Registry {
         let condition =
             Condition { matches: etags(asked, header::IF_MATCH), differs: etags(asked, header::IF_NONE_MATCH) };
         let names = Names { tags: &tags, digest: named.as_ref(), condition: &condition };
-        let pushed = self
-            .put_manifest_if(repository, names, media_type, bytes, &Origin { by: &asked.actor, detail: None })
-            .await?;
+        let origin = Origin { by: asked.access.actor(), sees_all: asked.access.sees_all(), detail: None };
+        let pushed = self.put_manifest_if(repository, names, media_type, bytes, &origin).await?;
 
         let digest = named.unwrap_or_else(|| pushed.digest.into());
         let mut response = empty(StatusCode::CREATED);

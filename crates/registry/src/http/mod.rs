@@ -8,12 +8,13 @@ mod range;
 mod route;
 mod uploads;
 
+use adamant_oci::ErrorCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, header};
 
 use self::failure::Failure;
 use self::route::{Parsed, Query, Route, Target};
-use crate::access::{Decision, Right};
+use crate::access::{Action, Decision, Needs, Place};
 use crate::body::{self, Incoming};
 use crate::{Access, Body, Registry};
 
@@ -29,9 +30,21 @@ pub(crate) struct Asked {
     method: Method,
     headers: HeaderMap,
     query: Query,
-    actor: String,
-    /// The caller may push here.
-    may_push: bool,
+    access: Access,
+}
+
+/// What a request came to, for the server's record: [`Registry::handle`] puts it into the
+/// extensions of every response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handled {
+    /// In whose name.
+    pub actor: String,
+    /// Which repository was named, if one was.
+    pub repository: Option<String>,
+    /// Bytes of the request's body that were read.
+    pub received: u64,
+    /// Code of the error, if it is one.
+    pub error: Option<ErrorCode>,
 }
 
 impl Asked {
@@ -53,9 +66,19 @@ impl Registry {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        let body = Incoming::new(body, self.limits.idle);
+        let mut body = Incoming::new(body, self.limits.idle);
         let is_head = head.method == Method::HEAD;
-        let mut response = self.answer(head, body, access).await.unwrap_or_else(Failure::into_response);
+        let parsed = Route::parse(head.uri.path());
+        let mut handled = Handled { actor: access.actor().to_owned(), repository: None, received: 0, error: None };
+        if let Ok(Parsed::Repository(route)) = &parsed {
+            handled.repository = Some(route.repository.to_string());
+        }
+        let mut response = self.answer(head, parsed, &mut body, access).await.unwrap_or_else(|failure| {
+            handled.error = Some(failure.code());
+            failure.into_response()
+        });
+        handled.received = body.received();
+        response.extensions_mut().insert(handled);
         if is_head {
             // The lengths stand in the headers already.
             *response.body_mut() = body::empty();
@@ -69,48 +92,47 @@ impl Registry {
     async fn answer(
         &self,
         head: http::request::Parts,
-        mut body: Incoming,
+        parsed: Result<Parsed, Failure>,
+        body: &mut Incoming,
         access: Access,
     ) -> Result<Response<Body>, Failure> {
-        let parsed = Route::parse(head.uri.path());
-        let may_push = matches!(access.clone().decide(Right::Push), Decision::Allowed(_));
-        let right = needed(&head.method, &parsed);
-        let actor = match access.decide(right) {
-            Decision::Allowed(actor) => actor,
-            Decision::Unauthorized => return Err(Failure::unauthorized()),
-            Decision::Forbidden(actor) => return Err(Failure::forbidden(&actor)),
-        };
+        let needs = needed(&head.method, &parsed);
+        let pushes = needs.action == Action::Push;
+        match access.decide(&needs) {
+            Decision::Allowed => {}
+            Decision::Unauthorized => return Err(Failure::unauthorized(&access, &needs, false)),
+            Decision::Insufficient => return Err(Failure::unauthorized(&access, &needs, true)),
+            Decision::Forbidden => return Err(Failure::forbidden(&access, &needs)),
+        }
         let query = Query::parse(head.uri.query().unwrap_or_default())?;
         let Route { repository, target } = match parsed? {
             Parsed::Base => return base(&head.method),
             Parsed::Catalog => {
                 return match head.method {
-                    Method::GET | Method::HEAD => self.catalog(&query).await,
+                    Method::GET | Method::HEAD => self.catalog(&query, &access).await,
                     _ => Err(Failure::method("GET, HEAD")),
                 };
             }
             Parsed::Repository(route) => route,
         };
-        if right == Right::Push
-            && let Some(upstream) = self.upstreams.owner(&repository)
-        {
+        if pushes && let Some(upstream) = self.upstreams.owner(&repository) {
             return Err(Failure::upstream_only(&repository, &upstream.config.url));
         }
-        let asked = Asked { method: head.method, headers: head.headers, query, actor, may_push };
+        let asked = Asked { method: head.method, headers: head.headers, query, access };
         match (target, asked.method.as_str()) {
             (Target::Manifest(reference), "GET" | "HEAD") => self.get_manifest(&repository, &reference, &asked).await,
             (Target::Manifest(reference), "PUT") => {
-                self.put_manifest_request(&repository, &reference, &asked, &mut body).await
+                self.put_manifest_request(&repository, &reference, &asked, body).await
             }
             (Target::Manifest(reference), "DELETE") => Err(Failure::no_delete(&repository, &reference)),
             (Target::Manifest(_), _) => Err(Failure::method("GET, HEAD, PUT")),
             (Target::Blob(digest), "GET" | "HEAD") => self.get_blob(&repository, &digest, &asked).await,
             (Target::Blob(digest), "DELETE") => Err(Failure::no_delete(&repository, &digest)),
-            (Target::Uploads, "POST") => self.post_upload(&repository, &asked, &mut body).await,
+            (Target::Uploads, "POST") => self.post_upload(&repository, &asked, body).await,
             (Target::Uploads, _) => Err(Failure::method("POST")),
             (Target::Upload(id), "GET" | "HEAD") => self.upload_status(&repository, &id).await,
-            (Target::Upload(id), "PATCH") => self.patch_upload(&repository, &id, &asked, &mut body).await,
-            (Target::Upload(id), "PUT") => self.put_upload(&repository, &id, &asked, &mut body).await,
+            (Target::Upload(id), "PATCH") => self.patch_upload(&repository, &id, &asked, body).await,
+            (Target::Upload(id), "PUT") => self.put_upload(&repository, &id, &asked, body).await,
             (Target::Upload(id), "DELETE") => self.cancel_upload(&repository, &id).await,
             (Target::Upload(_), _) => Err(Failure::method("GET, HEAD, PATCH, PUT, DELETE")),
             (Target::Tags, "GET" | "HEAD") => self.list_tags(&repository, &asked.query).await,
@@ -120,15 +142,23 @@ impl Registry {
     }
 }
 
-/// The right a request needs. A delete that never happens needs no more than a look at the
-/// reason; to cancel an upload is to write.
-fn needed(method: &Method, parsed: &Result<Parsed, Failure>) -> Right {
-    let is_upload = matches!(parsed, Ok(Parsed::Repository(Route { target: Target::Upload(_), .. })));
-    match *method {
-        Method::GET | Method::HEAD => Right::Pull,
-        Method::DELETE if !is_upload => Right::Pull,
-        _ => Right::Push,
-    }
+/// What a request needs. A delete that never happens needs no more than a look at the reason;
+/// whatever is done with an upload is a part of writing.
+fn needed<'a>(method: &Method, parsed: &'a Result<Parsed, Failure>) -> Needs<'a> {
+    let (place, is_upload) = match parsed {
+        Ok(Parsed::Base) => (Place::Base, false),
+        Ok(Parsed::Catalog) => (Place::Catalog, false),
+        Ok(Parsed::Repository(route)) => {
+            (Place::Repository(&route.repository), matches!(route.target, Target::Uploads | Target::Upload(_)))
+        }
+        Err(_) => (Place::Nowhere, false),
+    };
+    let action = match *method {
+        _ if is_upload => Action::Push,
+        Method::GET | Method::HEAD | Method::DELETE => Action::Pull,
+        _ => Action::Push,
+    };
+    Needs { action, place }
 }
 
 /// end-1: says that this is a registry.

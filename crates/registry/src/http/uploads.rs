@@ -1,14 +1,16 @@
 //! Uploads: end-4, end-5, end-6, end-11, end-13 and end-14.
 
+use adamant_digest::Digest;
 use adamant_oci::{ContentDigest, ErrorCode, RepositoryName};
 use http::{Response, StatusCode, header};
 use serde_json::Value;
 
 use super::failure::Failure;
 use super::{Asked, DIGEST, UPLOAD_ID, empty, range, set};
+use crate::access::Action;
 use crate::body::Incoming;
 use crate::registry::Second;
-use crate::uploads::{self, Chunk, UploadError};
+use crate::uploads::{self, Chunk, Gate, UploadError};
 use crate::{Body, Registry};
 
 impl Registry {
@@ -21,20 +23,23 @@ impl Registry {
     ) -> Result<Response<Body>, Failure> {
         if let Some(mount) = asked.query.value("mount") {
             let named = mount.parse::<ContentDigest>()?;
-            // `from` is a hint: blobs belong to the store as a whole.
             if let Some(digest) = self.locate(&named).await?
                 && self.blob_size(digest).await?.is_some()
+                && self.may_mount(repository, asked, digest).await?
             {
+                self.note_upload(repository, asked, digest);
                 return Ok(created(repository, &named));
             }
         } else if asked.query.value("digest").is_some() {
             let named = wanted_digest(asked)?;
+            let gate = self.gate(repository, Some(&named)).await?;
             let upload = self.blobs.upload().await?;
-            let second = Second::of(&named);
-            let digest = uploads::receive(upload, second, None, body, &named, &self.limits, &*self.blobs).await?;
+            let digest = uploads::receive(upload, Second::of(&named), None, body, &named, &gate).await?;
             self.damaged.remove(digest);
+            self.note_upload(repository, asked, digest);
             return Ok(created(repository, &named));
         }
+        self.check_space()?;
         let id = self.uploads.start(repository).await?;
         Ok(under_way(StatusCode::ACCEPTED, repository, &id, 0))
     }
@@ -52,10 +57,14 @@ impl Registry {
         body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
         let chunk = announced(asked)?;
+        let gate = self.gate(repository, None).await?;
         let held = self.uploads.take(repository, id).await?;
         let length = held.length();
-        let held =
-            self.uploads.append(held, chunk, body).await.map_err(|error| with_place(error, repository, id, length))?;
+        let held = self
+            .uploads
+            .append(held, chunk, body, &gate)
+            .await
+            .map_err(|error| with_place(error, repository, id, length))?;
         Ok(under_way(StatusCode::ACCEPTED, repository, id, held.length()))
     }
 
@@ -70,15 +79,52 @@ impl Registry {
         // An empty last chunk has no range; clients that send one anyway mean nothing by it.
         let empty = asked.header(header::CONTENT_LENGTH) == Some("0");
         let chunk = if empty { None } else { announced(asked)? };
+        let gate = self.gate(repository, Some(&named)).await?;
         let held = self.uploads.take(repository, id).await?;
         let length = held.length();
         let digest = self
             .uploads
-            .finish(held, chunk, body, &named, &*self.blobs)
+            .finish(held, chunk, body, &named, &gate)
             .await
             .map_err(|error| with_place(error, repository, id, length))?;
         self.damaged.remove(digest);
+        self.note_upload(repository, asked, digest);
         Ok(created(repository, &named))
+    }
+
+    /// What holds while bytes arrive: space, and the quota unless the blob is counted already.
+    async fn gate(&self, repository: &RepositoryName, named: Option<&ContentDigest>) -> Result<Gate<'_>, Failure> {
+        let mut room = None;
+        if let Some(counted) = self.counted(repository).await? {
+            let digest = match named {
+                Some(named) => self.locate(named).await?,
+                None => None,
+            };
+            room = (!digest.is_some_and(|digest| counted.has(digest))).then(|| counted.room());
+        }
+        Ok(Gate { registry: self, room })
+    }
+
+    /// Whether a blob may be mounted. For whoever may read everything, `from` is a hint: blobs belong
+    /// to the store as a whole. Others get what they may read in the repository they name, and
+    /// are not told whether there is more.
+    async fn may_mount(&self, repository: &RepositoryName, asked: &Asked, digest: Digest) -> Result<bool, Failure> {
+        if asked.access.sees_all() {
+            return Ok(true);
+        }
+        let from = match asked.query.value("from").map(str::parse::<RepositoryName>) {
+            Some(Ok(from)) if asked.access.rights.may(Action::Pull, from.as_str()) => from,
+            Some(_) => return Ok(false),
+            None => repository.clone(),
+        };
+        Ok(self.reaches(&from, digest).await?)
+    }
+
+    /// Lets a caller who may not read everything go on with what they uploaded.
+    fn note_upload(&self, repository: &RepositoryName, asked: &Asked, digest: Digest) {
+        if !asked.access.sees_all() {
+            self.contents.uploaded(repository, digest, (self.clock)(), self.limits.upload_expiry);
+        }
     }
 
     pub(super) async fn cancel_upload(&self, repository: &RepositoryName, id: &str) -> Result<Response<Body>, Failure> {

@@ -301,7 +301,7 @@ impl Registry {
         self.gather(wanted, &manifest, &mut gathered, 0).await?;
         self.fetch_blobs(wanted, &gathered.blobs).await?;
         let detail = Some(wanted.entry.detail(wanted.remote, wanted.reference));
-        let origin = Origin { by, detail };
+        let origin = Origin { by, sees_all: true, detail };
         for (named, child) in gathered.manifests {
             let bytes = child.into_bytes().into_bytes();
             self.put_manifest_if(

@@ -1,7 +1,6 @@
 //! end-1, end-2: the check, access, and pulling blobs.
 
 use adamant_digest::Digest;
-use adamant_registry::Access;
 
 use crate::world::World;
 
@@ -13,38 +12,6 @@ async fn end_1_the_check() {
         assert_eq!(answer.header("docker-distribution-api-version"), "registry/2.0");
     }
     world.send("POST", "/v2/", &[], b"").await.fails(405, "UNSUPPORTED");
-}
-
-#[tokio::test]
-async fn access_is_decided_before_anything_else() {
-    let world = World::new().await;
-    let manifest = world.image("a", "x").await;
-    world.put("a", "v1", &manifest).await.expect(201);
-    world.allow(Access::Anonymous { pull: false, push: false });
-    for (method, path) in [
-        ("GET", "/v2/"),
-        ("GET", "/v2/a/manifests/v1"),
-        ("GET", "/v2/a/tags/list"),
-        ("GET", "/v2/_catalog"),
-        ("POST", "/v2/a/blobs/uploads/"),
-        ("DELETE", "/v2/a/manifests/v1"),
-    ] {
-        let answer = world.send(method, path, &[], b"").await;
-        answer.fails(401, "UNAUTHORIZED");
-        assert!(answer.header("www-authenticate").starts_with("Basic realm="), "{method} {path}");
-    }
-    world.allow(Access::Denied);
-    world.get("/v2/").await.fails(401, "UNAUTHORIZED");
-    world.allow(Access::Anonymous { pull: true, push: false });
-    world.get("/v2/a/manifests/v1").await.expect(200);
-    world.put("a", "v2", &manifest).await.fails(401, "UNAUTHORIZED");
-    for path in ["/v2/a/blobs/uploads/x", "/v2/a/blobs/%75ploads/x"] {
-        world.send("DELETE", path, &[], b"").await.fails(401, "UNAUTHORIZED");
-    }
-    world.allow(Access::Granted { actor: "bob".to_owned(), push: false });
-    world.get("/v2/a/manifests/v1").await.expect(200);
-    world.put("a", "v2", &manifest).await.fails(403, "DENIED");
-    world.get("/v2/a/manifests/v2").await.fails(404, "MANIFEST_UNKNOWN");
 }
 
 #[tokio::test]

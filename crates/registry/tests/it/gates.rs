@@ -6,7 +6,7 @@ use std::process::Command;
 use adamant_attest::{PublicKey, pae};
 use adamant_digest::Digest;
 use adamant_oci::{Manifest, RepositoryName, media};
-use adamant_registry::{Access, Demand, Gate, GateError};
+use adamant_registry::{Access, Action, Demand, Gate, GateError, Rights};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -263,7 +263,7 @@ async fn a_pull_is_refused_with_what_is_missing() {
     let by_digest = format!("/v2/shop/web/manifests/{}", one.digest());
     // Whoever may push may pull: that is how one signs.
     world.get(&by_digest).await.expect(200);
-    let reader = || Access::Granted { actor: "reader".to_owned(), push: false };
+    let reader = || Access::known("reader", Rights::everywhere(&[Action::Pull]));
     world.allow(reader());
     for path in ["/v2/shop/web/manifests/1", &by_digest] {
         let answer = world.get(path).await;
@@ -276,7 +276,7 @@ async fn a_pull_is_refused_with_what_is_missing() {
     world.get("/v2/other/manifests/1").await.expect(200);
     world.get(&format!("/v2/shop/web/blobs/{}", Digest::of(b"{}"))).await.expect(200);
     // What is signed is pulled, and so are the signatures.
-    world.allow(Access::Granted { actor: "alice".to_owned(), push: true });
+    world.allow(Access::known("alice", Rights::all()));
     attach(&world, &one, &signer.bundle(SLSA, one.digest(), |_| {})).await;
     world.allow(reader());
     world.get("/v2/shop/web/manifests/1").await.expect(200);
@@ -284,7 +284,7 @@ async fn a_pull_is_refused_with_what_is_missing() {
     let signature = referrers["manifests"][0]["digest"].as_str().unwrap().to_owned();
     world.get(&format!("/v2/shop/web/manifests/{signature}")).await.expect(200);
     // An image that says it is about something else is an image still.
-    world.allow(Access::Granted { actor: "alice".to_owned(), push: true });
+    world.allow(Access::known("alice", Rights::all()));
     push(&world, Some(&one), Some("posing"), &[(media::OCI_LAYER, b"layer".to_vec(), json!({}))]).await;
     world.allow(reader());
     world.get("/v2/shop/web/manifests/posing").await.fails(403, "DENIED");

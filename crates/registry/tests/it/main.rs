@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod access;
 mod blobs;
 mod clients;
 mod damage;
@@ -14,6 +15,7 @@ mod memory;
 mod moving;
 mod naming;
 mod pointers;
+mod quotas;
 mod sha512;
 mod uploads;
 mod upstream;

@@ -49,6 +49,18 @@ impl State {
         Ok(facts.into_iter().map(|fact| self.one(fact)).collect())
     }
 
+    fn entries(&self, from: u64, limit: usize) -> Vec<Entry> {
+        let all = (0..).zip(&self.facts).skip(usize::try_from(from).unwrap()).take(limit);
+        let entry = |(index, fact): (u64, &Fact)| Entry {
+            index,
+            statement: statement(&fact.predicate),
+            envelope: Vec::new(),
+            leaf: Vec::new(),
+            recorded_at: AT.to_owned(),
+        };
+        all.map(entry).collect()
+    }
+
     fn one(&mut self, fact: Fact) -> Receipt {
         let bound = binds(&fact.predicate);
         let known = bound.first().and_then(|(kind, name, _)| self.names.get(&(*kind, name.clone())));
@@ -90,7 +102,7 @@ impl Ledger for MemoryLedger {
     }
 
     fn head(&self) -> BoxFuture<'_, Result<Head, LedgerError>> {
-        no_log()
+        ready(Ok(Head { size: self.size() as u64, checkpoint: String::new() }))
     }
 
     fn binding<'a>(&'a self, kind: BindingKind, name: &'a str) -> BoxFuture<'a, Result<Option<Bound>, LedgerError>> {
@@ -113,19 +125,11 @@ impl Ledger for MemoryLedger {
     }
 
     fn entry(&self, index: u64) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
-        let state = self.0.lock().unwrap();
-        let entry = state.facts.get(usize::try_from(index).unwrap()).map(|fact| Entry {
-            index,
-            statement: statement(&fact.predicate),
-            envelope: Vec::new(),
-            leaf: Vec::new(),
-            recorded_at: AT.to_owned(),
-        });
-        ready(Ok(entry))
+        ready(Ok(self.0.lock().unwrap().entries(index, 1).pop()))
     }
 
-    fn entries(&self, _from: u64, _limit: usize) -> BoxFuture<'_, Result<Vec<Entry>, LedgerError>> {
-        no_log()
+    fn entries(&self, from: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Entry>, LedgerError>> {
+        ready(Ok(self.0.lock().unwrap().entries(from, limit)))
     }
 
     fn about(&self, digest: Digest, limit: usize) -> BoxFuture<'_, Result<Vec<u64>, LedgerError>> {

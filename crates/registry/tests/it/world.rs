@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use adamant_digest::{Digest, Verified};
 use adamant_oci::{ArtifactMeta, Descriptor, ErrorBody, Manifest, media};
-use adamant_registry::{Access, Config, Limits, Registry, UpstreamConfig};
+use adamant_registry::{Access, Config, Limits, Quota, Registry, Reserve, Rights, UpstreamConfig};
 use adamant_store::FsBlobs;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) access: Arc<Mutex<Access>>,
     now_s: Arc<AtomicU64>,
     limits: Limits,
+    quotas: Vec<Quota>,
+    reserve: Option<Reserve>,
     client: Client<HttpConnector, Full<Bytes>>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -122,6 +124,14 @@ impl World {
         Self::over(TempDir::new().unwrap(), Arc::default(), Limits::default(), shape).await
     }
 
+    /// With quotas and a reserve.
+    pub(crate) async fn bounded(quotas: Vec<Quota>, reserve: Option<Reserve>) -> Self {
+        Self::over(TempDir::new().unwrap(), Arc::default(), Limits::default(), |config, _| {
+            (config.quotas, config.reserve) = (quotas, reserve);
+        })
+        .await
+    }
+
     async fn over(
         directory: TempDir,
         ledger: Arc<MemoryLedger>,
@@ -140,15 +150,18 @@ impl World {
             gates: Vec::new(),
             pointers: Vec::new(),
             upstreams: Vec::new(),
+            quotas: Vec::new(),
+            reserve: None,
         };
         shape(&mut config, &blobs);
+        let (quotas, reserve) = (config.quotas.clone(), config.reserve.clone());
         let registry = Registry::new(Arc::new(blobs.clone()), ledger.clone(), config).unwrap();
-        let access = Arc::new(Mutex::new(Access::Granted { actor: "alice".to_owned(), push: true }));
+        let access = Arc::new(Mutex::new(Access::known("alice", Rights::all())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, registry.clone(), access.clone()));
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { directory, blobs, ledger, registry, address, access, now_s, limits, client, server }
+        Self { directory, blobs, ledger, registry, address, access, now_s, limits, quotas, reserve, client, server }
     }
 
     /// Ends the server and starts another one on the same data.
@@ -156,8 +169,9 @@ impl World {
         self.server.abort();
         let directory = std::mem::replace(&mut self.directory, TempDir::new().unwrap());
         let (ledger, limits) = (self.ledger.clone(), self.limits.clone());
+        let (quotas, reserve) = (self.quotas.clone(), self.reserve.clone());
         drop(self);
-        Self::over(directory, ledger, limits, |_, _| {}).await
+        Self::over(directory, ledger, limits, |config, _| (config.quotas, config.reserve) = (quotas, reserve)).await
     }
 
     pub(crate) fn pass(&self, time: Duration) {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use adamant_api::{
-    ConfigChange, Diff, FactSummary, Line, LockRequest, NewProject, Project, Promote, ReleaseSummary, Rollback,
+    ConfigChange, Diff, FactSummary, Line, LockRequest, NewProject, NewToken, Project, Promote, ReleaseSummary,
+    Rollback, TokenMade, TokenSummary,
 };
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -30,6 +31,31 @@ pub(super) async fn create_project(
     Json(ask): Json<NewProject>,
 ) -> Answer<Project> {
     Ok(Json(rim.platform.create_project(&ask.name, &actor.0).await?))
+}
+
+pub(super) async fn tokens(State(rim): Shared) -> Answer<Vec<TokenSummary>> {
+    rim.auth.tokens.refresh(&rim.platform.facts).await?;
+    Ok(Json(rim.auth.tokens.list()))
+}
+
+pub(super) async fn create_token(
+    State(rim): Shared,
+    Extension(actor): Extension<Actor>,
+    Json(ask): Json<NewToken>,
+) -> Answer<TokenMade> {
+    let made = rim.auth.tokens.create(&rim.platform.facts, &ask, &actor.0).await?;
+    rim.platform.note_growth().await?;
+    Ok(Json(made))
+}
+
+pub(super) async fn revoke_token(
+    State(rim): Shared,
+    Extension(actor): Extension<Actor>,
+    Path(name): Path<String>,
+) -> Answer<TokenSummary> {
+    let revoked = rim.auth.tokens.revoke(&rim.platform.facts, &name, &actor.0).await?;
+    rim.platform.note_growth().await?;
+    Ok(Json(revoked))
 }
 
 pub(super) async fn status(State(rim): Shared, Path(project): Path<String>) -> Answer<adamant_api::Status> {

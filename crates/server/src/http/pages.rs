@@ -63,9 +63,9 @@ pub(super) async fn login(State(rim): Shared, Query(ask): Query<Login>) -> Respo
         return PageFailure(Problem::no("this link was used or is too old").hint("print another: adamant login").error)
             .into_response();
     };
-    // Not `Secure`: the page is plain HTTP on loopback. The host alone gets it, services live
-    // under other names.
-    let cookie = format!("{COOKIE}={session}; HttpOnly; SameSite=Strict; Path=/");
+    // The host alone gets it, services live under other names.
+    let secure = if rim.scheme() == "https" { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE}={session}; HttpOnly; SameSite=Strict; Path=/{secure}");
     let mut response = Redirect::to("/").into_response();
     if let Ok(value) = HeaderValue::from_str(&cookie) {
         response.headers_mut().insert(header::SET_COOKIE, value);
