@@ -136,7 +136,7 @@ impl Http {
                 expected: mismatch.expected,
                 found: mismatch.found,
             },
-            other @ WriteBlobError::Io(_) => other.into(),
+            other @ (WriteBlobError::Io(_) | WriteBlobError::Erased { .. }) => other.into(),
         })
     }
 

@@ -358,6 +358,8 @@ impl Registry {
             self.put_blob(manifest.bytes()).await?;
             return Ok(Pushed { digest, subject: subject.clone(), new: false });
         }
+        // What is counted on from here on is in the ledger before a collection looks at it.
+        let _binding = self.binding.read().await;
         // If it is lost already, the append below only records the divergence: keep no bytes.
         if !lost {
             for (tag, led) in &moves {
@@ -453,7 +455,11 @@ impl Registry {
             } else {
                 self.locate(named).await?
             };
-            let found = self.blob_size(digest.ok_or_else(missing)?).await?.ok_or_else(missing)?;
+            let digest = digest.ok_or_else(missing)?;
+            if let Some(tombstone) = self.erased.tombstone(digest).map(Box::new) {
+                return Err(WriteBlobError::Erased { digest, tombstone }.into());
+            }
+            let found = self.count_on(digest).await?.ok_or_else(missing)?;
             if found != descriptor.size {
                 return Err(PutManifestError::Size { digest: named.clone(), declared: descriptor.size, found });
             }
@@ -577,6 +583,9 @@ impl Registry {
         let mut last = None;
         for (_, bound) in bound.into_iter().take(limit) {
             last = Some(bound.digest);
+            if self.erased.contains(bound.digest) {
+                continue;
+            }
             let descriptor = self.manifest(bound.digest).await?.referrer();
             if artifact_type.is_none_or(|wanted| descriptor.artifact_type.as_deref() == Some(wanted)) {
                 descriptors.push(descriptor);

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use adamant_digest::{Digest, Sha512, Sha512Hasher, Verified};
 use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
-use adamant_store::{BlobStore, BoxFuture, Ledger, LedgerError, ReadBlobError, WriteBlobError};
+use adamant_store::{BlobStore, BoxFuture, Erased, Ledger, LedgerError, ReadBlobError, WriteBlobError};
 
+use crate::collect::Remembered;
 use crate::damaged::Damaged;
 use crate::evidence::Verdicts;
 use crate::gate::Gate;
@@ -37,6 +38,8 @@ pub struct Config {
     pub pointers: Vec<Named>,
     /// What must be signed.
     pub gates: Vec<Gate>,
+    /// What was erased, for answers that say so. The store must do without it, too.
+    pub erased: Erased,
 }
 
 /// What a registry bears. Everything beyond is refused with the limit in the message.
@@ -138,6 +141,11 @@ pub struct Registry {
     /// Held while a pointer is moved, so that those of one process do not get in each other's way.
     /// What decides is the chain.
     pub(crate) pointing: Arc<Turns>,
+    pub(crate) erased: Erased,
+    /// Held for reading while a manifest's content is counted on and its names are bound.
+    pub(crate) binding: Arc<tokio::sync::RwLock<()>>,
+    /// Held by the collection that runs, with what the last one found.
+    pub(crate) collecting: Arc<tokio::sync::Mutex<Remembered>>,
 }
 
 impl Registry {
@@ -156,7 +164,10 @@ impl Registry {
             pointers: config.pointers.into(),
             gates: config.gates.into(),
             verdicts: Arc::default(),
+            erased: config.erased,
             pointing: Arc::default(),
+            binding: Arc::default(),
+            collecting: Arc::default(),
         })
     }
 
@@ -176,9 +187,13 @@ impl Registry {
         }
     }
 
-    /// Length of a blob in bytes; `None` if it is not here or known to be damaged.
-    pub async fn blob_size(&self, digest: Digest) -> Result<Option<u64>, ReadBlobError> {
-        if self.damaged.contains(digest) { Ok(None) } else { self.blobs.size(digest).await }
+    /// Length of a blob in bytes, for who counts on it from now on; `None` if it is not here or
+    /// known to be damaged. What was answered stays for the grace period of a collection.
+    pub async fn count_on(&self, digest: Digest) -> Result<Option<u64>, ReadBlobError> {
+        if self.damaged.contains(digest) {
+            return Ok(None);
+        }
+        self.blobs.touch(digest).await.map_err(|source| ReadBlobError::Io { digest, source })
     }
 
     /// Removes the uploads that nobody wrote to for [`Limits::upload_expiry`]; returns how

@@ -22,6 +22,9 @@ impl Registry {
             digest @ ParseReferenceError::Digest(_) => digest.into(),
         })?;
         let bound = self.resolve(repository, &reference).await?;
+        if let Some(tombstone) = self.erased.tombstone(bound) {
+            return Err(Failure::gone(ErrorCode::ManifestUnknown, bound, &tombstone));
+        }
         let digest: ContentDigest = match &reference {
             Reference::Tag(_) => bound.into(),
             Reference::Digest(digest) => digest.clone(),

@@ -23,7 +23,7 @@ impl Registry {
             let named = mount.parse::<ContentDigest>()?;
             // `from` is a hint: blobs belong to the store as a whole.
             if let Some(digest) = self.locate(&named).await?
-                && self.blob_size(digest).await?.is_some()
+                && self.count_on(digest).await?.is_some()
             {
                 return Ok(created(repository, &named));
             }

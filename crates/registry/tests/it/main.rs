@@ -5,8 +5,10 @@
 
 mod blobs;
 mod clients;
+mod collecting;
 mod damage;
 mod gates;
+mod erasing;
 mod hostile;
 mod listing;
 mod manifests;

@@ -78,6 +78,16 @@ fn no_log<'a, T: Send + 'a>() -> BoxFuture<'a, Result<T, LedgerError>> {
     ready(Err(LedgerError::Unavailable("the ledger in memory has no log".to_owned())))
 }
 
+fn entry(index: u64, fact: &Fact) -> Entry {
+    Entry {
+        index,
+        statement: statement(&fact.predicate),
+        envelope: Vec::new(),
+        leaf: Vec::new(),
+        recorded_at: AT.to_owned(),
+    }
+}
+
 /// What the statement of a fact says, without a place in the log.
 fn statement(predicate: &Predicate) -> Vec<u8> {
     let statement = Statement::record(vec![("x".to_owned(), Digest::of(b""))], predicate, AT, None).unwrap();
@@ -90,7 +100,7 @@ impl Ledger for MemoryLedger {
     }
 
     fn head(&self) -> BoxFuture<'_, Result<Head, LedgerError>> {
-        no_log()
+        ready(Ok(Head { size: self.size() as u64, checkpoint: String::new() }))
     }
 
     fn binding<'a>(&'a self, kind: BindingKind, name: &'a str) -> BoxFuture<'a, Result<Option<Bound>, LedgerError>> {
@@ -114,18 +124,13 @@ impl Ledger for MemoryLedger {
 
     fn entry(&self, index: u64) -> BoxFuture<'_, Result<Option<Entry>, LedgerError>> {
         let state = self.0.lock().unwrap();
-        let entry = state.facts.get(usize::try_from(index).unwrap()).map(|fact| Entry {
-            index,
-            statement: statement(&fact.predicate),
-            envelope: Vec::new(),
-            leaf: Vec::new(),
-            recorded_at: AT.to_owned(),
-        });
-        ready(Ok(entry))
+        ready(Ok(state.facts.get(usize::try_from(index).unwrap()).map(|fact| entry(index, fact))))
     }
 
-    fn entries(&self, _from: u64, _limit: usize) -> BoxFuture<'_, Result<Vec<Entry>, LedgerError>> {
-        no_log()
+    fn entries(&self, from: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Entry>, LedgerError>> {
+        let state = self.0.lock().unwrap();
+        let all = (from..).zip(state.facts.iter().skip(usize::try_from(from).unwrap())).take(limit);
+        ready(Ok(all.map(|(index, fact)| entry(index, fact)).collect()))
     }
 
     fn about(&self, digest: Digest, limit: usize) -> BoxFuture<'_, Result<Vec<u64>, LedgerError>> {
