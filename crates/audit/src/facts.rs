@@ -118,7 +118,9 @@ fn speaker(predicate: &Predicate) -> Role {
         | Predicate::Key(_)
         | Predicate::Divergence(_)
         | Predicate::Rejection(_)
-        | Predicate::Pointer(_) => Role::Control,
+        | Predicate::Pointer(_)
+        | Predicate::ErasureRequest(_)
+        | Predicate::Erasure(_) => Role::Control,
     }
 }
 

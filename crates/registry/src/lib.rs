@@ -18,8 +18,8 @@
 
 mod access;
 mod body;
-mod condition;
 mod collect;
+mod condition;
 mod damaged;
 mod evidence;
 mod gate;
@@ -34,11 +34,11 @@ mod uploads;
 
 pub use access::Access;
 pub use body::{Body, BodyError};
+pub use collect::{CollectError, Collected, SCANNED_BYTES};
 pub use condition::Condition;
 pub use evidence::GateError;
 pub use gate::{Demand, Gate};
 pub use manifests::{ListError, Names, Pushed, PutManifestError, ReadManifestError};
-pub use collect::{CollectError, Collected, SCANNED_BYTES};
 pub use names::member_name;
 pub use pattern::{ParsePatternError, Pattern};
 pub use pointers::{Move, Named, POINTER, ParseNamedError, Shrinks};

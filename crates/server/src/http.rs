@@ -60,6 +60,8 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/ledger", get(api::facts))
         .route("/pointer", get(api::pointer))
         .route("/trust", get(api::trust))
+        .route("/gc", post(api::gc))
+        .route("/erasures", get(api::erasures).post(api::erase))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), need_token));
     let pages = Router::new()

@@ -170,6 +170,7 @@ pub(crate) fn registry(
     blobs: &Arc<dyn BlobStore>,
     ledger: &Arc<SqliteLedger>,
     settings: &crate::Settings,
+    erased: adamant_store::Erased,
 ) -> Result<Registry, Problem> {
     let config = adamant_registry::Config {
         uploads: data.join("work/uploads"),
@@ -178,6 +179,7 @@ pub(crate) fn registry(
         owned: Some(owned(Arc::clone(ledger))),
         pointers: settings.registry.pointers.clone(),
         gates: settings.gate.iter().map(|gate| gate.open(data)).collect::<Result<_, _>>()?,
+        erased,
     };
     Registry::new(Arc::clone(blobs), Arc::clone(ledger) as Arc<dyn Ledger>, config)
         .map_err(|e| Problem::internal("cannot open the registry", e))

@@ -62,6 +62,11 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         anonymous_pull,
         closing: stop.clone(),
     });
+    // Before anything is built or run from what was erased.
+    match platform.finish_erasures().await {
+        Ok(left) => left.iter().for_each(|left| tracing::warn!(left, "an erasure is not finished")),
+        Err(problem) => tracing::error!(%problem, "an erasure is not finished"),
+    }
     platform.reconcile().await;
 
     let tasks = tokio_util::task::TaskTracker::new();
@@ -78,6 +83,7 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     let router = http::router(rim);
     tasks.spawn(serving::serve(listener, router, Bounds::of_this_process(), tasks.clone(), stop.clone()));
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
+    tasks.spawn(crate::collect::collecting(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
     tracing::info!(%address, data = %data.display(), "serving");
     Ok(Running { platform, address, stop, tasks })
@@ -124,6 +130,10 @@ async fn housekeeping(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
             }
             _ = tick.tick() => {
                 platform.registry.sweep().await;
+                // Copies that were in use when their erasure was approved.
+                if let Err(problem) = platform.finish_erasures().await {
+                    tracing::error!(%problem, "an erasure is not finished");
+                }
             }
         }
     }
