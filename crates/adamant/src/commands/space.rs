@@ -54,7 +54,7 @@ pub(super) async fn erase(
     match done.erasure.state {
         ErasureState::Requested => say(format!("somebody else approves it: adamant erase {digest} --approve")),
         ErasureState::Erased => {
-            say("capsules, clones, pulled images and backups are out of reach: see docs/security.md")
+            say("capsules, clones, pulled images and backups are out of reach: see docs/security.md");
         }
         ErasureState::Withdrawn => {}
     }

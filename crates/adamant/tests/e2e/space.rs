@@ -128,7 +128,7 @@ fn two_people_erase_a_blob_and_one_alone_cannot() {
         adamant(true, &["fsck"]).ok();
         adamant(false, &["erase", &text, "--reason", "again"]).fails(1);
         let list: Vec<Erasure> = serde_json::from_str(&adamant(true, &["erase", "--list", "--json"]).ok()).unwrap();
-        assert_eq!(list, [done.erasure.clone()]);
+        assert_eq!(list, std::slice::from_ref(&done.erasure));
     };
     gone(&server);
 

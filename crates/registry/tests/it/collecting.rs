@@ -234,7 +234,7 @@ async fn soak_pushes_race_collections_and_nothing_named_is_lost() {
                     }
                 }
                 // Most rounds leave orphans; some make a manifest of what they counted on.
-                if round % 4 != 0 {
+                if !round.is_multiple_of(4) {
                     continue;
                 }
                 let describe = |kind, bytes: &Vec<u8>| Descriptor::new(kind, Digest::of(bytes), bytes.len() as u64);
