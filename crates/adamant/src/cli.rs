@@ -203,6 +203,37 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: PointerCommand,
     },
+    /// Remove content that no name leads to and nobody used for the grace period
+    #[command(
+        after_help = "The server does it by itself twice a day; the grace period is `[store] grace` in server.toml.\n\n\
+                            Examples:\n  adamant gc --dry-run\n  adamant gc --json"
+    )]
+    Gc {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Erase a blob for good: one person asks, another one approves; a tombstone stays
+    #[command(after_help = "Examples:\n  adamant erase sha256:… --reason 'a private key was committed'\n  \
+                            adamant erase --list\n  adamant erase sha256:… --approve      # somebody else\n  \
+                            adamant erase sha256:… --withdraw")]
+    Erase {
+        /// What is to go: the digest of a layer, configuration, manifest, input or document
+        #[arg(required_unless_present = "list")]
+        digest: Option<adamant_digest::Digest>,
+        /// Ask for it, and say why
+        #[arg(long, value_name = "TEXT", conflicts_with_all = ["approve", "withdraw", "list"])]
+        reason: Option<String>,
+        /// Approve what somebody else asked for: the bytes go
+        #[arg(long, conflicts_with_all = ["withdraw", "list"])]
+        approve: bool,
+        /// Take a request back
+        #[arg(long, conflicts_with = "list")]
+        withdraw: bool,
+        /// Show requests and erasures
+        #[arg(long, conflicts_with = "digest")]
+        list: bool,
+    },
     /// Other registries that are read through this one (`[[upstream]]` in server.toml)
     #[command(
         after_help = "Examples:\n  adamant upstream list\n  adamant upstream check docker.example/library/x:1\n  \

@@ -4,6 +4,7 @@ mod init;
 pub(crate) mod server;
 mod ship;
 mod show;
+mod space;
 mod token;
 mod upstream;
 
@@ -62,6 +63,20 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Verify { capsule, trust } => show::verify(&capsule, &trust, json),
         Command::Fsck => show::fsck(&project::data_dir(data)?, json).await,
         Command::Pointer { what: PointerCommand::Log { name } } => show::pointer(data, &name, json).await,
+        Command::Gc { dry_run } => space::gc(data, dry_run, json).await,
+        Command::Erase { digest, reason, approve, withdraw, list: _ } => {
+            let action = match (reason, approve, withdraw) {
+                (Some(reason), ..) => Some(adamant_api::EraseAction::Request { reason }),
+                (None, true, _) => Some(adamant_api::EraseAction::Approve),
+                (None, _, true) => Some(adamant_api::EraseAction::Withdraw),
+                (None, ..) => None,
+            };
+            match (digest, action) {
+                (None, _) => space::erasures(data, json).await,
+                (Some(digest), Some(action)) => space::erase(data, digest, action, json).await,
+                (Some(_), None) => Err(Failure::usage("say what to do: --reason TEXT, --approve or --withdraw")),
+            }
+        }
         Command::Upstream { what } => upstream::run(data, what, json).await,
         Command::Token { command: None } => show::token(data, json).await,
         Command::Token { command: Some(command) } => token::run(data, command, json).await,

@@ -427,6 +427,98 @@ pub struct TokenSummary {
     pub revoked_at: Option<String>,
 }
 
+/// `POST /gc`: streamed, [`GcReport`] at the end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Gc {
+    /// Only count.
+    pub dry_run: bool,
+}
+
+/// What a collection found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcReport {
+    /// Nothing was removed.
+    pub dry_run: bool,
+    /// The grace period, in seconds.
+    pub grace_s: u64,
+    /// Blobs in the store.
+    pub blobs: u64,
+    /// Blobs that went, or would go.
+    pub removed: u64,
+    /// Their length, in bytes.
+    pub bytes: u64,
+    /// Blobs that were to go and that somebody used in the meantime.
+    pub used_meanwhile: u64,
+}
+
+/// `POST /erasures`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Erase {
+    /// What it is about.
+    pub digest: Digest,
+    /// What to do.
+    pub action: EraseAction,
+}
+
+/// See [`Erase`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EraseAction {
+    /// Ask for it.
+    Request {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Approve what somebody else asked for: the bytes go.
+    Approve,
+    /// Take a request back.
+    Withdraw,
+}
+
+/// How far an erasure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErasureState {
+    /// Waits for a second person.
+    Requested,
+    /// Taken back.
+    Withdrawn,
+    /// Recorded and done.
+    Erased,
+}
+
+/// An item of `GET /erasures`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// What it is about.
+    pub digest: Digest,
+    /// How far it is.
+    pub state: ErasureState,
+    /// Why; `None` if the words were erased.
+    pub reason: Option<String>,
+    /// Digest of the document with the words.
+    pub reason_digest: Digest,
+    /// Who asked, or took it back.
+    pub by: String,
+    /// Who approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
+    /// Recorded at, RFC 3339.
+    pub at: String,
+    /// Index of the fact.
+    pub entry: u64,
+}
+
+/// Answer to `POST /erasures`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Erasing {
+    /// Where it stands now.
+    pub erasure: Erasure,
+    /// Copies that are still in use, with what to do about them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
+}
+
 /// Requests on the control socket, one JSON line each.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "op")]

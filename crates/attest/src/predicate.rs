@@ -65,6 +65,10 @@ predicates! {
     Pointer(Pointer) = "https://adamant.dev/predicate/pointer/v1";
     /// A named token was made or revoked.
     Grant(Grant) = "https://adamant.dev/predicate/grant/v1";
+    /// Somebody asked for an erasure, or took that back.
+    ErasureRequest(ErasureRequest) = "https://adamant.dev/predicate/erasure-request/v1";
+    /// A blob was erased: its tombstone.
+    Erasure(Erasure) = "https://adamant.dev/predicate/erasure/v1";
 }
 
 /// The kinds of names that are bound once.
@@ -459,6 +463,45 @@ pub struct Grant {
     pub by: String,
 }
 
+/// A step before an erasure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErasureStep {
+    /// Asked for; somebody else may approve.
+    Requested,
+    /// Taken back.
+    Withdrawn,
+}
+
+/// See [`Predicate::ErasureRequest`]. Chain `erasure/<digest>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ErasureRequest {
+    /// What is to go.
+    pub digest: Digest,
+    /// Asked for, or taken back.
+    pub step: ErasureStep,
+    /// Digest of the salted document with the reason, which can be erased itself.
+    pub reason: Digest,
+    /// Who.
+    pub by: String,
+}
+
+/// See [`Predicate::Erasure`]. Last of the chain `erasure/<digest>`; recorded before the bytes go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Erasure {
+    /// What was erased: every copy of the bytes that hash to this.
+    pub digest: Digest,
+    /// Their length in bytes.
+    pub size_bytes: u64,
+    /// Digest of the salted document with the reason, which can be erased itself.
+    pub reason: Digest,
+    /// Who asked.
+    pub requested_by: String,
+    /// Who approved: somebody else.
+    pub approved_by: String,
+}
+
 /// Names that a statement binds, first the one that decides whether it was recorded before.
 /// Pure: the ledger uses it to append, `fsck` and `audit` to check.
 pub fn binds(predicate: &Predicate) -> Vec<(BindingKind, String, Digest)> {
@@ -484,6 +527,8 @@ pub fn actor(predicate: &Predicate) -> &str {
         Predicate::Rejection(p) => &p.by,
         Predicate::Pointer(p) => &p.by,
         Predicate::Grant(p) => &p.by,
+        Predicate::ErasureRequest(p) => &p.by,
+        Predicate::Erasure(p) => &p.approved_by,
         Predicate::Provenance(_) | Predicate::Vsa(_) | Predicate::Observation(_) | Predicate::Key(_) => "",
     }
 }

@@ -119,7 +119,9 @@ fn speaker(predicate: &Predicate) -> Role {
         | Predicate::Divergence(_)
         | Predicate::Rejection(_)
         | Predicate::Pointer(_)
-        | Predicate::Grant(_) => Role::Control,
+        | Predicate::Grant(_)
+        | Predicate::ErasureRequest(_)
+        | Predicate::Erasure(_) => Role::Control,
     }
 }
 

@@ -325,7 +325,7 @@ impl Builder {
         let known = self.bases.lock().unwrap_or_else(PoisonError::into_inner).get(&product.base_set).copied();
         let image = Arc::new(product.image);
         let base = match known {
-            Some(base) if blobs.size(base.0).await?.is_some() => base,
+            Some(base) if blobs.touch(base.0).await.map_err(adamant_store::WriteBlobError::from)?.is_some() => base,
             _ => {
                 let base = self.keep(&image, Layer::Base).await?;
                 self.bases.lock().unwrap_or_else(PoisonError::into_inner).insert(product.base_set, base);

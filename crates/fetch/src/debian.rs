@@ -109,7 +109,9 @@ impl Fetcher {
     }
 
     async fn kept_index(&self, digest: Digest, size: u64) -> Result<Option<Verified>, LockFetchError> {
-        if self.blobs.size(digest).await.map_err(FetchError::from)? != Some(size) {
+        if self.blobs.touch(digest).await.map_err(adamant_store::WriteBlobError::from).map_err(FetchError::from)?
+            != Some(size)
+        {
             return Ok(None);
         }
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));

@@ -101,7 +101,8 @@ impl Fetcher {
             if !seen.insert(job.digest) {
                 continue;
             }
-            match self.blobs.size(job.digest).await? {
+            // A lock will count on it.
+            match self.blobs.touch(job.digest).await.map_err(adamant_store::WriteBlobError::from)? {
                 Some(size) if job.size.is_none_or(|expected| expected == size) => report.kept += 1,
                 _ => missing.push(job),
             }

@@ -113,7 +113,7 @@ pub(crate) async fn download(
             expected: mismatch.expected,
             found: mismatch.found,
         },
-        other @ WriteBlobError::Io(_) => other.into(),
+        other @ (WriteBlobError::Io(_) | WriteBlobError::Erased { .. }) => other.into(),
     })
 }
 

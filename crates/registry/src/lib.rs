@@ -18,6 +18,7 @@
 
 mod access;
 mod body;
+mod collect;
 mod condition;
 mod contents;
 mod damaged;
@@ -25,6 +26,7 @@ mod evidence;
 mod gate;
 mod http;
 mod manifests;
+mod mentions;
 mod names;
 mod pattern;
 mod pointers;
@@ -34,6 +36,7 @@ mod upstream;
 
 pub use access::{Access, Action, ParseScopeError, Realm, Rights, Scope, Who, Within};
 pub use body::{Body, BodyError};
+pub use collect::{CollectError, Collected, SCANNED_BYTES};
 pub use condition::Condition;
 pub use contents::{OverQuota, Quota};
 pub use evidence::GateError;

@@ -378,6 +378,8 @@ impl Registry {
         }
         // Held until the manifest is recorded, so that what is counted is what is there.
         let mut _counted = None;
+        // What is counted on from here on is in the ledger before a collection looks at it.
+        let _binding = self.binding.read().await;
         // If it is lost already, the append below only records the divergence: keep no bytes.
         if !lost {
             for (tag, led) in &moves {
@@ -490,7 +492,10 @@ impl Registry {
             if !sees_all && !self.reaches(repository, digest).await.map_err(contents)? {
                 return Err(missing());
             }
-            let found = self.blob_size(digest).await?.ok_or_else(missing)?;
+            if let Some(tombstone) = self.erased.tombstone(digest).map(Box::new) {
+                return Err(WriteBlobError::Erased { digest, tombstone }.into());
+            }
+            let found = self.count_on(digest).await?.ok_or_else(missing)?;
             if found != descriptor.size {
                 return Err(PutManifestError::Size { digest: named.clone(), declared: descriptor.size, found });
             }
@@ -653,6 +658,9 @@ impl Registry {
         let mut last = None;
         for (_, bound) in bound.into_iter().take(limit) {
             last = Some(bound.digest);
+            if self.erased.contains(bound.digest) {
+                continue;
+            }
             let descriptor = self.manifest(bound.digest).await?.referrer();
             if artifact_type.is_none_or(|wanted| descriptor.artifact_type.as_deref() == Some(wanted)) {
                 descriptors.push(descriptor);

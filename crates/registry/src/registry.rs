@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use adamant_digest::{Digest, Sha512, Sha512Hasher, Verified};
 use adamant_oci::{ContentDigest, UnsupportedAlgorithm};
-use adamant_store::{BlobStore, BoxFuture, Ledger, LedgerError, ReadBlobError, WriteBlobError};
+use adamant_store::{BlobStore, BoxFuture, Erased, Ledger, LedgerError, ReadBlobError, WriteBlobError};
 
 use crate::UpstreamConfig;
+use crate::collect::Remembered;
 use crate::contents::{Contents, Quota};
 use crate::damaged::Damaged;
 use crate::evidence::Verdicts;
@@ -42,6 +43,8 @@ pub struct Config {
     pub gates: Vec<Gate>,
     /// Other registries that are read through this one.
     pub upstreams: Vec<UpstreamConfig>,
+    /// What was erased, for answers that say so. The store must do without it, too.
+    pub erased: Erased,
     /// How much repositories may hold. The first that means a repository holds for it.
     pub quotas: Vec<Quota>,
     /// What is kept free of the place where blobs are; `None`: nothing.
@@ -177,6 +180,11 @@ pub struct Registry {
     pub(crate) pointing: Arc<Turns>,
     pub(crate) upstreams: Upstreams,
     pub(crate) flights: Arc<Flights>,
+    pub(crate) erased: Erased,
+    /// Held for reading while a manifest's content is counted on and its names are bound.
+    pub(crate) binding: Arc<tokio::sync::RwLock<()>>,
+    /// Held by the collection that runs, with what the last one found.
+    pub(crate) collecting: Arc<tokio::sync::Mutex<Remembered>>,
 }
 
 impl Registry {
@@ -201,7 +209,10 @@ impl Registry {
             quotas: config.quotas.into(),
             reserve: config.reserve,
             contents: Arc::default(),
+            erased: config.erased,
             pointing: Arc::default(),
+            binding: Arc::default(),
+            collecting: Arc::default(),
         })
     }
 
@@ -221,9 +232,13 @@ impl Registry {
         }
     }
 
-    /// Length of a blob in bytes; `None` if it is not here or known to be damaged.
-    pub async fn blob_size(&self, digest: Digest) -> Result<Option<u64>, ReadBlobError> {
-        if self.damaged.contains(digest) { Ok(None) } else { self.blobs.size(digest).await }
+    /// Length of a blob in bytes, for who counts on it from now on; `None` if it is not here or
+    /// known to be damaged. What was answered stays for the grace period of a collection.
+    pub async fn count_on(&self, digest: Digest) -> Result<Option<u64>, ReadBlobError> {
+        if self.damaged.contains(digest) {
+            return Ok(None);
+        }
+        self.blobs.touch(digest).await.map_err(|source| ReadBlobError::Io { digest, source })
     }
 
     /// Removes the uploads that nobody wrote to for [`Limits::upload_expiry`]; returns how

@@ -128,6 +128,7 @@ impl From<WriteBlobError> for Problem {
                     .hint("the disk is full: free some space, then try again")
             }
             WriteBlobError::Io(_) => Self::new(Class::Unavailable, error.to_string()),
+            WriteBlobError::Erased { .. } => Self::new(Class::Denied, error.to_string()),
             WriteBlobError::Mismatch(_) => Self::internal("a blob changed while it was written", error),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use adamant_attest::Statement;
-use adamant_attest::predicate::{Binding, BindingKind, Deployment, Observation, Predicate, State};
+use adamant_attest::predicate::{Binding, BindingKind, Deployment, ErasureStep, Observation, Predicate, State};
 use adamant_digest::Digest;
 use adamant_store::{Entry, Ledger, Link};
 
@@ -279,6 +279,23 @@ pub(crate) fn describe(predicate: &Predicate) -> (&'static str, String) {
         ),
         Predicate::Rejection(r) => ("rejection", format!("{}: {}", r.object, r.reason)),
         Predicate::Grant(g) => ("grant", format!("token {} {} {}, by {}", g.name, g.action, g.scopes.join(" "), g.by)),
+        Predicate::ErasureRequest(r) => {
+            let step = match r.step {
+                ErasureStep::Requested => "asked for",
+                ErasureStep::Withdrawn => "no longer asked for",
+            };
+            ("erasure-request", format!("erasure of {} {step}, by {}", r.digest.short(), r.by))
+        }
+        Predicate::Erasure(e) => (
+            "erasure",
+            format!(
+                "{} ({} bytes) erased: asked for by {}, approved by {}",
+                e.digest.short(),
+                e.size_bytes,
+                e.requested_by,
+                e.approved_by
+            ),
+        ),
         Predicate::Pointer(p) => ("pointer", format!("{} → {}, by {}", p.name, p.digest.short(), p.by)),
     }
 }

@@ -27,6 +27,8 @@ struct Promised {
     blobs: std::collections::BTreeMap<Digest, String>,
     manifests: BTreeSet<Digest>,
     commits: std::collections::BTreeMap<String, Vec<adamant_source::Oid>>,
+    /// What must not be here.
+    erased: BTreeSet<Digest>,
 }
 
 /// Recomputes ledger and views from the entries, hashes every blob and tree, and looks for
@@ -196,6 +198,9 @@ async fn promised(ledger: &SqliteLedger, size: u64) -> Result<Promised, Problem>
                 Predicate::Configuration(c) => {
                     need(c.revision, format!("configuration of {}, entry {index}", c.project));
                 }
+                Predicate::Erasure(e) => {
+                    promised.erased.insert(e.digest);
+                }
                 Predicate::Pointer(p) => {
                     need(p.digest, format!("pointer {}, entry {index}", p.name));
                     promised.manifests.insert(p.digest);
@@ -292,7 +297,15 @@ async fn look_for(
     promised: &Promised,
     find: &mut impl FnMut(String, String),
 ) -> Result<(), Problem> {
-    for (digest, what) in &promised.blobs {
+    for digest in &promised.erased {
+        if blobs.size(*digest).await?.is_some() {
+            find(
+                format!("blob {digest}"),
+                "was erased and is still here: start the server, which removes it".to_owned(),
+            );
+        }
+    }
+    for (digest, what) in promised.blobs.iter().filter(|(digest, _)| !promised.erased.contains(digest)) {
         if blobs.size(*digest).await?.is_none() {
             find(format!("blob {digest}"), format!("is missing; {what} needs it"));
         }
@@ -314,7 +327,7 @@ async fn look_for(
                     ContentDigest::Other(_) => continue,
                 };
                 let kept = match digest {
-                    Some(digest) => blobs.size(digest).await?.is_some(),
+                    Some(digest) => promised.erased.contains(&digest) || blobs.size(digest).await?.is_some(),
                     None => false,
                 };
                 if !kept && !adamant_oci::media::is_non_distributable(&part.media_type) {

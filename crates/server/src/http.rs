@@ -75,6 +75,8 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/tokens", get(api::tokens).post(api::create_token))
         .route("/tokens/{name}/revoke", post(api::revoke_token))
         .route("/trust", get(api::trust))
+        .route("/gc", post(api::gc))
+        .route("/erasures", get(api::erasures).post(api::erase))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), need_token));
     let pages = Router::new()

@@ -2,8 +2,10 @@
 
 mod auth;
 mod capsule;
+mod collect;
 mod control;
 mod doctor;
+mod erase;
 mod error;
 mod facts;
 mod fsck;
@@ -33,4 +35,4 @@ pub use hosting::verify_evidence;
 pub use opening::{Claim, Claimed, Proxy, claim};
 pub use platform::{Config, Platform};
 pub use running::{Running, down, rollback_offline, start};
-pub use settings::{GateSettings, RegistrySettings, Settings, UpstreamSettings};
+pub use settings::{GateSettings, RegistrySettings, Settings, StoreSettings, UpstreamSettings};

@@ -63,6 +63,18 @@ impl Metrics {
             "# HELP adamant_tasks Pieces of work under way.\n# TYPE adamant_tasks gauge\nadamant_tasks {}",
             platform.tasks.len()
         );
+        let collected = &platform.collected;
+        for (name, help, count) in [
+            ("runs", "Collections of what nothing names.", &collected.runs),
+            ("blobs", "Blobs they removed.", &collected.blobs),
+            ("bytes", "Bytes of the blobs they removed.", &collected.bytes),
+        ] {
+            let _ = writeln!(
+                text,
+                "# HELP adamant_collected_{name}_total {help}\n# TYPE adamant_collected_{name}_total counter\nadamant_collected_{name}_total {}",
+                count.load(Ordering::Relaxed)
+            );
+        }
         text
     }
 }

@@ -173,6 +173,7 @@ pub(crate) async fn registry(
     config: &Config,
     blobs: &Arc<dyn BlobStore>,
     ledger: &Arc<SqliteLedger>,
+    erased: adamant_store::Erased,
 ) -> Result<Registry, Problem> {
     let upstreams = crate::upstream::open(config, blobs, ledger).await?;
     let config = adamant_registry::Config {
@@ -185,6 +186,7 @@ pub(crate) async fn registry(
         upstreams,
         quotas: config.settings.registry.quotas()?,
         reserve: config.settings.registry.reserve(&config.data),
+        erased,
     };
     Registry::new(Arc::clone(blobs), Arc::clone(ledger) as Arc<dyn Ledger>, config)
         .map_err(|e| Problem::internal("cannot open the registry", e))

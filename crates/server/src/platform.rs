@@ -17,7 +17,7 @@ use adamant_ledger::SqliteLedger;
 use adamant_registry::Registry;
 use adamant_release::{Configuration, Document, Policy, Release};
 use adamant_source::{Oid, Push, Receiver, Repositories, Repository};
-use adamant_store::{BlobStore, BoxFuture, Chain, Fact, FsBlobs, Ledger, Receipt, Subject};
+use adamant_store::{BlobStore, BoxFuture, Chain, Erased, Fact, FsBlobs, Ledger, Receipt, Subject, WithoutErased};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -55,7 +55,12 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 /// Everything, composed.
 pub struct Platform {
     pub(crate) config: Config,
+    /// Without what was erased.
     pub(crate) blobs: Arc<dyn BlobStore>,
+    /// The store itself, for whoever erases.
+    pub(crate) store: Arc<dyn BlobStore>,
+    pub(crate) erased: Erased,
+    pub(crate) collected: crate::collect::Counters,
     pub(crate) ledger: Arc<SqliteLedger>,
     pub(crate) facts: Facts,
     pub(crate) source: Repositories,
@@ -119,8 +124,11 @@ impl Platform {
     /// Opens a data directory with everything in it, that of `config`.
     pub(crate) async fn open_claimed(config: Config, claim: Claim) -> Result<Arc<Self>, Problem> {
         let data = config.data.clone();
-        let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
+        let store: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
         let ledger = Arc::new(crate::opening::ledger(&data).await?);
+        let erased = Erased::default();
+        crate::erase::load(Arc::clone(&ledger) as Arc<dyn Ledger>, &*store, &erased).await?;
+        let blobs: Arc<dyn BlobStore> = Arc::new(WithoutErased::new(Arc::clone(&store), erased.clone()));
         let origin = ledger.trust_values().origin.clone();
         let facts = Facts { ledger: Arc::clone(&ledger) as Arc<dyn Ledger> };
         crate::opening::write_trust(&data, &ledger)?;
@@ -129,13 +137,16 @@ impl Platform {
             .map_err(|e| Problem::internal("cannot open the git repositories", e))?;
         let fetcher = crate::opening::fetcher(&config, Arc::clone(&blobs))?;
         let builder = crate::opening::builder(&config, Arc::clone(&blobs))?;
-        let registry = crate::opening::registry(&config, &blobs, &ledger).await?;
+        let registry = crate::opening::registry(&config, &blobs, &ledger, erased.clone()).await?;
         let local = crate::hosting::open(&config, Arc::clone(&blobs))?;
         let size = ledger.head().await?.size;
         Ok(Arc::new(Self {
             logs: Logs::open(&data.join("logs"))?,
             config,
             blobs,
+            store,
+            erased,
+            collected: crate::collect::Counters::default(),
             ledger,
             facts,
             source,
@@ -335,6 +346,12 @@ impl Platform {
 
     pub(crate) fn is_building(&self, project: &str, oid: &str) -> bool {
         lock(&self.active).building.contains_key(&(project.to_owned(), oid.to_owned()))
+    }
+
+    /// Whether anything is being built now.
+    pub(crate) fn is_making(&self) -> bool {
+        let active = lock(&self.active);
+        !active.building.is_empty() || !active.rebuilding.is_empty()
     }
 
     pub(crate) fn is_rebuilding(&self, project: &str, number: u64) -> bool {

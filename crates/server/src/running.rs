@@ -80,6 +80,11 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         failed_logins: Buckets::new(FAILED_LOGINS_A_SECOND, FAILED_LOGINS),
         closing: stop.clone(),
     });
+    // Before anything is built or run from what was erased.
+    match platform.finish_erasures().await {
+        Ok(left) => left.iter().for_each(|left| tracing::warn!(left, "an erasure is not finished")),
+        Err(problem) => tracing::error!(%problem, "an erasure is not finished"),
+    }
     platform.reconcile().await;
 
     let tasks = tokio_util::task::TaskTracker::new();
@@ -108,6 +113,7 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     tasks.spawn(serving::serve(listener, router, bounds, tasks.clone(), stop.clone()));
     tasks.spawn(follow_grants(Arc::clone(&platform), grants, until(&stop)));
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
+    tasks.spawn(crate::collect::collecting(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
     for upstream in platform.config.settings.upstreams.iter().filter(|upstream| upstream.check_hours > 0) {
         let every = Duration::from_hours(upstream.check_hours.into());
@@ -199,6 +205,10 @@ async fn housekeeping(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
             }
             _ = tick.tick() => {
                 platform.registry.sweep().await;
+                // Copies that were in use when their erasure was approved.
+                if let Err(problem) = platform.finish_erasures().await {
+                    tracing::error!(%problem, "an erasure is not finished");
+                }
             }
         }
     }

@@ -4,6 +4,7 @@
 //! It is read once, at the start.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use adamant_attest::PublicKey;
 use adamant_attest::predicate::Role;
@@ -33,6 +34,8 @@ pub struct Settings {
     /// `[[upstream]]`
     #[serde(rename = "upstream")]
     pub upstreams: Vec<UpstreamSettings>,
+    /// `[store]`
+    pub store: StoreSettings,
 }
 
 /// `[[gate]]`: signatures that some repositories need.
@@ -153,6 +156,43 @@ pub(crate) fn without_port(authority: &str) -> &str {
             host
         }
         _ => authority,
+    }
+}
+
+/// `[store]`: what is kept for how long.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct StoreSettings {
+    /// How long content that no name leads to stays after its last use.
+    pub grace: Option<Grace>,
+}
+
+impl StoreSettings {
+    /// The grace period in force.
+    pub fn grace(&self) -> Duration {
+        self.grace.map_or(Duration::from_hours(7 * 24), |grace| grace.0)
+    }
+}
+
+/// A grace period, as `7d` or `36h`; at least a day, which is longer than an unfinished upload lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Grace(Duration);
+
+impl TryFrom<String> for Grace {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let hours = match (text.strip_suffix('d'), text.strip_suffix('h')) {
+            (Some(days), _) => days.parse::<u64>().ok().and_then(|days| days.checked_mul(24)),
+            (_, Some(hours)) => hours.parse::<u64>().ok(),
+            _ => None,
+        };
+        match hours {
+            Some(hours @ 24..=87_600) => Ok(Self(Duration::from_hours(hours))),
+            Some(_) => Err(format!("`{text}` is not between 1d and 3650d")),
+            None => Err(format!("`{text}` is no time: write days or hours, as `7d` or `36h`")),
+        }
     }
 }
 
@@ -375,6 +415,21 @@ mod tests {
             let problem = format!("{:?}", open(keys, threshold).unwrap_err());
             assert!(problem.contains(cause), "{cause}: {problem}");
         }
+    }
+
+    #[test]
+    fn a_grace_period_is_days_or_hours_and_at_least_a_day() {
+        let check = |text: &str, expected: Option<u64>| {
+            let found = Settings::parse(&format!("[store]\ngrace = \"{text}\"\n"));
+            assert_eq!(found.ok().map(|s| s.store.grace().as_secs() / 3600), expected, "{text}");
+        };
+        check("7d", Some(168));
+        check("36h", Some(36));
+        check("24h", Some(24));
+        for wrong in ["23h", "0d", "", "d", "7", "7w", "-1d", "99999d", "18446744073709551615d"] {
+            check(wrong, None);
+        }
+        assert_eq!(Settings::default().store.grace(), Duration::from_hours(168));
     }
 
     #[test]

@@ -232,6 +232,7 @@ impl Platform {
 
     /// Records the deployment, lets the host do it, records what the host saw.
     async fn carry_out(&self, order: Order<'_>) -> Result<Deployed, Problem> {
+        self.must_be_whole(order.release).await?;
         let rollout = order.rollout.encode().map_err(document)?;
         self.blobs.put(&rollout).await?;
         let (project, environment) = (order.rollout.project.clone(), order.rollout.environment.clone());

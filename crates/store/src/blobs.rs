@@ -7,7 +7,7 @@ use adamant_digest::{Digest, DigestMismatch, Sha512, Verified};
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
-use crate::BoxFuture;
+use crate::{BoxFuture, Tombstone};
 
 /// Immutable bytes. A name is a digest; nothing is ever overwritten with other bytes.
 pub trait BlobStore: Send + Sync {
@@ -102,6 +102,14 @@ pub enum WriteBlobError {
     /// The bytes are not what was announced.
     #[error("the bytes are not what was announced: {0}")]
     Mismatch(#[from] DigestMismatch),
+    /// It was erased, and is not kept again.
+    #[error("{digest} is not kept again: it {tombstone}")]
+    Erased {
+        /// Its name.
+        digest: Digest,
+        /// What is left of it.
+        tombstone: Box<Tombstone>,
+    },
     /// The storage itself, a full disk for example.
     #[error("the store cannot keep the blob: {0}")]
     Io(#[from] std::io::Error),

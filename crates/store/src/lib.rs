@@ -3,11 +3,13 @@
 //! Siblings of this layer meet here and nowhere else.
 
 mod blobs;
+mod erased;
 mod facts;
 mod fs;
 mod lock;
 
 pub use blobs::{BlobStore, ReadBlobError, Reader, Upload, WriteBlobError};
+pub use erased::{Erased, Tombstone, WithoutErased};
 pub use facts::{AppendError, Bound, Chain, Conflict, Entry, Fact, Head, Ledger, LedgerError, Link, Receipt, Subject};
 pub use fs::{FsBlobs, MAX_GET_BYTES};
 pub use lock::{DataLock, DataLockError};

@@ -17,6 +17,7 @@ mod proof;
 mod refusals;
 mod registry;
 mod rollback;
+mod space;
 mod tampering;
 mod template;
 mod tls;

@@ -1,7 +1,7 @@
 //! Blobs: end-2.
 
 use adamant_digest::Digest;
-use adamant_oci::{ContentDigest, RepositoryName, media};
+use adamant_oci::{ContentDigest, ErrorCode, RepositoryName, media};
 use adamant_store::ReadBlobError;
 use http::{Response, StatusCode, header};
 
@@ -29,7 +29,10 @@ impl Registry {
         if !asked.access.sees_all() && !self.reaches(repository, digest).await? {
             return Err(Failure::unknown_blob(&named));
         }
-        let size = if asked.is_head() { self.blob_size(digest).await } else { self.blobs.size(digest).await };
+        if let Some(tombstone) = self.erased.tombstone(digest) {
+            return Err(Failure::gone(ErrorCode::BlobUnknown, digest, &tombstone));
+        }
+        let size = if asked.is_head() { self.count_on(digest).await } else { self.blobs.size(digest).await };
         let size = size?.ok_or_else(|| Failure::unknown_blob(&named))?;
         let mut response = if is_known(asked, &etag) {
             empty(StatusCode::NOT_MODIFIED)

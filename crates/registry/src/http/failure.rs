@@ -7,7 +7,7 @@ use adamant_oci::{
     ContentDigest, ErrorBody, ErrorCode, ParseContentDigestError, ParseNameError, ParseReferenceError, ParseTagError,
     RepositoryName, UnsupportedAlgorithm,
 };
-use adamant_store::{LedgerError, ReadBlobError, WriteBlobError};
+use adamant_store::{LedgerError, ReadBlobError, Tombstone, WriteBlobError};
 use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
@@ -232,12 +232,33 @@ impl From<WriteBlobError> for Failure {
                 let detail = json!({"expected": mismatch.expected.to_string(), "found": mismatch.found.to_string()});
                 Self::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, error.to_string(), detail)
             }
+            WriteBlobError::Erased { digest, tombstone } => {
+                Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, error.to_string(), detail_of(*digest, tombstone))
+            }
             WriteBlobError::Io(source) => Self::io(source),
         }
     }
 }
 
+fn detail_of(digest: Digest, tombstone: &Tombstone) -> Value {
+    json!({
+        "digest": digest.to_string(),
+        "erased": {
+            "reason": tombstone.reason,
+            "requestedBy": tombstone.requested_by,
+            "approvedBy": tombstone.approved_by,
+            "at": tombstone.at,
+            "entry": tombstone.entry,
+        },
+    })
+}
+
 impl Failure {
+    /// It was here once, and whoever asks may know why it is not any more.
+    pub(super) fn gone(code: ErrorCode, digest: Digest, tombstone: &Tombstone) -> Self {
+        Self::new(StatusCode::GONE, code, format!("{digest} {tombstone}"), detail_of(digest, tombstone))
+    }
+
     pub(super) fn damaged(digest: Digest) -> Self {
         let message = format!(
             "the stored bytes of {digest} are damaged and are not served: push the same content again to heal it"

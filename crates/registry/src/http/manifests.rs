@@ -23,6 +23,9 @@ impl Registry {
             digest @ ParseReferenceError::Digest(_) => digest.into(),
         })?;
         let bound = self.resolve_through(repository, &reference).await.map_err(Failure::pull)?;
+        if let Some(tombstone) = self.erased.tombstone(bound) {
+            return Err(Failure::gone(ErrorCode::ManifestUnknown, bound, &tombstone));
+        }
         let digest: ContentDigest = match &reference {
             Reference::Tag(_) => bound.into(),
             Reference::Digest(digest) => digest.clone(),

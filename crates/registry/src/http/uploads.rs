@@ -24,7 +24,7 @@ impl Registry {
         if let Some(mount) = asked.query.value("mount") {
             let named = mount.parse::<ContentDigest>()?;
             if let Some(digest) = self.locate(&named).await?
-                && self.blob_size(digest).await?.is_some()
+                && self.count_on(digest).await?.is_some()
                 && self.may_mount(repository, asked, digest).await?
             {
                 self.note_upload(repository, asked, digest);

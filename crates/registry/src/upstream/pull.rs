@@ -419,7 +419,7 @@ impl Registry {
             return Err(wanted.unfit(other.unsupported()));
         }
         let here = match self.locate(&blob.digest).await? {
-            Some(digest) => self.blob_size(digest).await?,
+            Some(digest) => self.count_on(digest).await?,
             None => None,
         };
         if here.is_none() && gathered.blobs.insert(blob.digest.clone(), blob.size).is_none() {

@@ -6,7 +6,9 @@
 mod access;
 mod blobs;
 mod clients;
+mod collecting;
 mod damage;
+mod erasing;
 mod gates;
 mod hostile;
 mod listing;

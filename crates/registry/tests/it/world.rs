@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use adamant_digest::{Digest, Verified};
 use adamant_oci::{ArtifactMeta, Descriptor, ErrorBody, Manifest, media};
 use adamant_registry::{Access, Config, Limits, Quota, Registry, Reserve, Rights, UpstreamConfig};
-use adamant_store::FsBlobs;
+use adamant_store::{Erased, FsBlobs, WithoutErased};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -26,6 +26,7 @@ pub(crate) struct World {
     pub(crate) blobs: FsBlobs,
     pub(crate) ledger: Arc<MemoryLedger>,
     pub(crate) registry: Registry,
+    pub(crate) erased: Erased,
     pub(crate) address: SocketAddr,
     pub(crate) access: Arc<Mutex<Access>>,
     now_s: Arc<AtomicU64>,
@@ -142,7 +143,9 @@ impl World {
         let now_s =
             Arc::new(AtomicU64::new(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()));
         let clock = now_s.clone();
+        let erased = Erased::default();
         let mut config = Config {
+            erased: erased.clone(),
             uploads: directory.path().join("uploads"),
             limits: limits.clone(),
             clock: Arc::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::Relaxed))),
@@ -155,13 +158,28 @@ impl World {
         };
         shape(&mut config, &blobs);
         let (quotas, reserve) = (config.quotas.clone(), config.reserve.clone());
-        let registry = Registry::new(Arc::new(blobs.clone()), ledger.clone(), config).unwrap();
+        let store = WithoutErased::new(Arc::new(blobs.clone()), erased.clone());
+        let registry = Registry::new(Arc::new(store), ledger.clone(), config).unwrap();
         let access = Arc::new(Mutex::new(Access::known("alice", Rights::all())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, registry.clone(), access.clone()));
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { directory, blobs, ledger, registry, address, access, now_s, limits, quotas, reserve, client, server }
+        Self {
+            directory,
+            blobs,
+            ledger,
+            registry,
+            erased,
+            address,
+            access,
+            now_s,
+            limits,
+            quotas,
+            reserve,
+            client,
+            server,
+        }
     }
 
     /// Ends the server and starts another one on the same data.

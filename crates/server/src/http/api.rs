@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use adamant_api::{
-    ConfigChange, Diff, FactSummary, Line, LockRequest, NewProject, NewToken, Project, Promote, ReleaseSummary,
-    Rollback, TokenMade, TokenSummary,
+    ConfigChange, Diff, Erase, EraseAction, Erasing, Erasure, FactSummary, Gc, Line, LockRequest, NewProject, NewToken,
+    Project, Promote, ReleaseSummary, Rollback, TokenMade, TokenSummary,
 };
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -233,4 +233,40 @@ pub(super) async fn log_file(State(rim): Shared, Path(path): Path<String>) -> Re
         ("application/octet-stream", "public, max-age=31536000, immutable")
     };
     Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache)], bytes).into_response())
+}
+
+pub(super) async fn gc(State(rim): Shared, Json(ask): Json<Gc>) -> Response {
+    streamed(&rim, move |platform, say| async move {
+        say("looking for what nothing names".to_owned());
+        platform.collect(ask.dry_run, None).await
+    })
+}
+
+pub(super) async fn erasures(State(rim): Shared) -> Answer<Vec<Erasure>> {
+    Ok(Json(rim.platform.erasures().await?))
+}
+
+pub(super) async fn erase(
+    State(rim): Shared,
+    Extension(actor): Extension<Actor>,
+    Json(ask): Json<Erase>,
+) -> Answer<Erasing> {
+    let platform = Arc::clone(&rim.platform);
+    // A task of its own: a client that leaves must not leave an erasure half done.
+    let done = rim.platform.tasks.spawn(async move {
+        let by = &actor.0;
+        match ask.action {
+            EraseAction::Request { reason } => {
+                let erasure = platform.ask_erasure(ask.digest, &reason, by).await?;
+                Ok(Erasing { erasure, left: Vec::new() })
+            }
+            EraseAction::Withdraw => {
+                let erasure = platform.withdraw_erasure(ask.digest, by).await?;
+                Ok(Erasing { erasure, left: Vec::new() })
+            }
+            EraseAction::Approve => platform.approve_erasure(ask.digest, by).await,
+        }
+    });
+    let done: Result<Erasing, Problem> = done.await.map_err(|e| Problem::internal("an erasure ended early", e))?;
+    Ok(Json(done?))
 }
