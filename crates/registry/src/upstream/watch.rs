@@ -87,6 +87,10 @@ impl Registry {
     fn read_followed(&self, name: &str, bound: Bound) -> Option<Followed> {
         let (repository, tag) = name.split_once(':').filter(|(repository, _)| !repository.contains('@'))?;
         let (repository, tag): (RepositoryName, Tag) = (repository.parse().ok()?, tag.parse().ok()?);
+        // A name that moved here before there was this upstream.
+        if bound.digest == *pointers::POINTER {
+            return None;
+        }
         let (entry, _) = self.upstreams.of(&repository)?;
         let moved = entry.moved().get(name).copied();
         Some(Followed { upstream: entry.config.name.clone(), repository, tag, bound, moved })
@@ -105,6 +109,10 @@ impl Registry {
         let reference = Reference::Tag(tag.clone());
         let bound = self.resolve(repository, &reference).await.map_err(|error| Arc::new(error.into()))?;
         let wanted = Wanted { entry, repository, remote, reference: &reference };
+        let stands = self.ledger.binding(BindingKind::Tag, &name).await.map_err(|error| Arc::new(error.into()))?;
+        if !Self::is_checked(tag) || stands.is_none_or(|stands| stands.digest != bound) {
+            return Err(Arc::new(wanted.unfit("it is no tag that an upstream's first sight bound")));
+        }
         let said = entry.config.source.digest(remote, tag).await.map_err(|error| Arc::new(wanted.absent(error)))?;
         if said == Some(bound) {
             entry.note(&name, None);

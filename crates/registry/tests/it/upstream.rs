@@ -208,6 +208,21 @@ async fn a_moved_tag_is_reported_once_and_not_followed() {
     assert_eq!((followed.len(), more), (3, None));
 }
 
+/// A list of signatures grows where it is, and updates' tags are ours: neither diverges.
+#[tokio::test]
+async fn what_no_first_sight_bound_is_not_compared() {
+    let (world, up) = world().await;
+    let (one, two) = (up.image("one"), up.image("two"));
+    let list = format!("sha256-{}.sig", one.digest().hex());
+    up.put(&list, &one);
+    world.get(&format!("{X}/{list}")).await.expect(200);
+    up.put(&list, &two);
+    let repository = "up.example/library/x".parse().unwrap();
+    let checked = world.registry.check_upstream(&repository, &list.parse().unwrap()).await;
+    assert!(checked.unwrap_err().to_string().contains("no tag that an upstream's first sight bound"));
+    assert_eq!((world.ledger.divergences(), world.registry.upstream_counts()[0].moved), (0, 0));
+}
+
 #[tokio::test]
 async fn refusals_name_the_upstream_and_the_cause() {
     let (world, up) = world().await;
