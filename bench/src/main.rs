@@ -4,12 +4,16 @@
 //! A command of its own and never a test: times depend on the machine. Every part is bounded, and
 //! a part that cannot run here says why and leaves the others alone.
 
+mod beside;
 mod capsule;
+mod curve;
 mod facts;
+mod http;
 mod process;
 mod registry;
 mod report;
 mod sandbox;
+mod serving;
 mod world;
 
 use std::path::{Path, PathBuf};
@@ -36,7 +40,7 @@ struct Arguments {
     /// Where the temporary data directory is made: its disk is what is measured
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Parts to measure (default: all)
+    /// Parts to measure (default: all but the curve)
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
 }
@@ -50,6 +54,10 @@ enum Part {
     Facts,
     /// Tour, pushes, rollback, proof, memory and registry: all on the tour's data
     World,
+    /// Our registry and Debian's `docker-registry`, taking turns
+    Registry,
+    /// Pages, tags and pulls on the way to 100,000 tags and 10,000 repositories
+    Curve,
 }
 
 fn main() -> Result<ExitCode> {
@@ -61,7 +69,7 @@ fn main() -> Result<ExitCode> {
     };
     let dir = arguments.dir.unwrap_or_else(std::env::temp_dir);
     let place = tempfile::Builder::new().prefix("adamant-bench-").tempdir_in(dir)?;
-    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let wanted = |part| if arguments.only.is_empty() { part != Part::Curve } else { arguments.only.contains(&part) };
     let mut report = Report::default();
     if wanted(Part::Sandbox) {
         measure(&mut report, "sandbox", |report| sandbox::measure(&exe, place.path(), report));
@@ -71,6 +79,12 @@ fn main() -> Result<ExitCode> {
     }
     if wanted(Part::World) {
         measure(&mut report, "world", |report| world::measure(&exe, place.path(), deadline, report));
+    }
+    if wanted(Part::Registry) {
+        measure(&mut report, "registry", |report| beside::measure(&exe, place.path(), report));
+    }
+    if wanted(Part::Curve) {
+        measure(&mut report, "curve", |report| curve::measure(&exe, place.path(), report));
     }
     report.print(arguments.json)?;
     Ok(ExitCode::SUCCESS)

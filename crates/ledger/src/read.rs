@@ -47,7 +47,8 @@ pub(crate) async fn bindings(
          WHERE kind = ? AND name >= ? AND name > ? AND name < ? ORDER BY name LIMIT ?",
     )
     .bind(kind.as_str())
-    .bind(prefix)
+    // SQLite seeks by the first bound alone and looks at every name from there to the second.
+    .bind(prefix.max(after))
     .bind(after)
     .bind(Above::of(prefix))
     .bind(sql::limit(limit))

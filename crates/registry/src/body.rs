@@ -20,6 +20,9 @@ pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// Bytes of a stream that are read, hashed or written at once.
 pub(crate) const CHUNK: usize = 512 * 1024;
 
+/// How long the rest of a body that is refused is read, so that its sender sees why.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Why the body of a request ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -96,6 +99,23 @@ impl Incoming {
                 }
             }
         }
+    }
+
+    /// Reads at most `limit` bytes for at most [`LINGER`] and drops them. Whoever is answered before
+    /// they have sent everything finds the connection reset, and often never sees the answer.
+    pub(crate) async fn drain(&mut self, limit: usize) {
+        let mut left = limit;
+        let all = async {
+            // What ends the body early ends the reading, too.
+            while let Ok(Some(bytes)) = self.chunk().await {
+                match left.checked_sub(bytes.len()) {
+                    Some(less) => left = less,
+                    None => return,
+                }
+            }
+        };
+        // Whoever is slower is not waited for.
+        let _ = tokio::time::timeout(LINGER, all).await;
     }
 
     /// The whole body, or `None` if it is longer than `limit` bytes; reads no further then.

@@ -9,7 +9,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Names in lower case.
+    /// Names in lower case; values of a name that came more than once are joined by `, `.
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
 }
@@ -22,7 +22,21 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text().chars().take(500).collect::<String>());
+        self
+    }
 }
+
+/// Bytes of one piece of a chunked body.
+const PIECE: usize = 1000;
 
 /// A request without its connection.
 pub(crate) struct Ask<'a> {
@@ -30,11 +44,18 @@ pub(crate) struct Ask<'a> {
     pub(crate) path: &'a str,
     pub(crate) headers: Vec<(&'a str, String)>,
     pub(crate) body: &'a [u8],
+    chunked: bool,
 }
 
 impl<'a> Ask<'a> {
     pub(crate) fn new(method: &'a str, path: &'a str) -> Self {
-        Self { method, path, headers: Vec::new(), body: &[] }
+        Self { method, path, headers: Vec::new(), body: &[], chunked: false }
+    }
+
+    /// Without `Content-Length`, in pieces of at most `PIECE` bytes.
+    pub(crate) fn chunked(mut self) -> Self {
+        self.chunked = true;
+        self
     }
 
     pub(crate) fn header(mut self, name: &'a str, value: impl Into<String>) -> Self {
@@ -91,12 +112,24 @@ impl Connection {
         if last {
             line("Connection", "close");
         }
-        if !ask.body.is_empty() || !matches!(ask.method, "GET" | "HEAD") {
+        if ask.chunked {
+            line("Transfer-Encoding", "chunked");
+        } else if !ask.body.is_empty() || !matches!(ask.method, "GET" | "HEAD") {
             line("Content-Length", &ask.body.len().to_string());
         }
         head.push_str("\r\n");
-        let stream = self.stream.get_mut();
-        stream.write_all(&[head.as_bytes(), ask.body].concat())?;
+        let mut all = head.into_bytes();
+        if ask.chunked {
+            for piece in ask.body.chunks(PIECE) {
+                all.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+                all.extend_from_slice(piece);
+                all.extend_from_slice(b"\r\n");
+            }
+            all.extend_from_slice(b"0\r\n\r\n");
+        } else {
+            all.extend_from_slice(ask.body);
+        }
+        self.stream.get_mut().write_all(&all)?;
         self.read(ask.method == "HEAD")
     }
 
@@ -112,14 +145,15 @@ impl Connection {
         let first = self.line()?;
         let bad = || io::Error::other(format!("not HTTP: {first}"));
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(bad)?;
-        let mut headers = BTreeMap::new();
+        let mut headers: BTreeMap<String, String> = BTreeMap::new();
         loop {
             let line = self.line()?;
             if line.is_empty() {
                 break;
             }
             let (name, value) = line.split_once(':').ok_or_else(bad)?;
-            headers.insert(name.to_lowercase(), value.trim().to_owned());
+            let (name, value) = (name.to_lowercase(), value.trim());
+            headers.entry(name).and_modify(|all| *all = format!("{all}, {value}")).or_insert_with(|| value.to_owned());
         }
         let mut answer = Answer { status, headers, body: Vec::new() };
         if no_body || status == 204 || status == 304 {

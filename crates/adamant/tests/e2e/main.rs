@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "what a helper cannot do is a failed test")]
 
 mod access;
+mod clauses;
 mod client;
 mod crash;
 mod determinism;

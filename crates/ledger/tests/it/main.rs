@@ -1,6 +1,7 @@
 //! The SQLite ledger: the conformance suite and what only a file can show.
 #![expect(clippy::unwrap_used, reason = "a test that panics says where")]
 
+mod cost;
 mod crash;
 mod open;
 mod publish;

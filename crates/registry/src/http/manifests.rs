@@ -74,10 +74,12 @@ impl Registry {
         }
         let limit = self.limits.manifest_bytes;
         let announced = asked.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
-        if announced.is_some_and(|length| length > limit as u64) {
+        let whole =
+            if announced.is_some_and(|length| length > limit as u64) { None } else { body.whole(limit).await? };
+        let Some(bytes) = whole else {
+            body.drain(limit).await;
             return Err(PutManifestError::TooLarge { limit }.into());
-        }
-        let bytes = body.whole(limit).await?.ok_or(PutManifestError::TooLarge { limit })?;
+        };
         let media_type = asked.header(header::CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or(text).trim());
         let by_digest = named.is_some();
         let condition =

@@ -1,4 +1,9 @@
-//! Real clients. Those that are not installed, or forbidden here, are skipped by name.
+//! Real clients: each pushes, pushes again without a write, pulls by tag and by digest, copies to
+//! another repository, lists tags where it can, and shows why a tag is refused. Those that are not
+//! installed, or forbidden here, are skipped by name.
+
+mod artifacts;
+mod engines;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -11,9 +16,25 @@ use crate::world::World;
 fn is_missing(test: &str, program: &str) -> bool {
     let missing = Command::new(program).arg("--version").output().is_err();
     if missing {
-        eprintln!("skipped: {test}: {program} is not installed");
+        skipped(test, &format!("{program} is not installed"));
     }
     missing
+}
+
+fn skipped(test: &str, reason: &str) {
+    eprintln!("skipped: {test}: {reason}");
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The digest of a tag, asked for by HTTP; the manifest is whole.
+async fn bound(world: &World, repository: &str, tag: &str) -> String {
+    let answer = world.get(&format!("/v2/{repository}/manifests/{tag}")).await.expect(200);
+    let digest = answer.header("docker-content-digest").to_owned();
+    assert_eq!(Digest::of(answer.bytes()).to_string(), digest);
+    digest
 }
 
 /// Runs a client off the async thread.
@@ -100,9 +121,12 @@ async fn skopeo_copies_both_ways() {
         done("skopeo", &["copy", "--src-tls-verify=false", &reference, &into]).await
     };
 
+    let mut written = None;
     for _ in 0..2 {
         let output = to(dir("one"), docker("shop/web:v1")).await;
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}", errors(&output));
+        // The second time nothing is recorded.
+        assert_eq!(*written.get_or_insert(world.ledger.size()), world.ledger.size());
     }
     let by_digest = docker(&format!("shop/web@{}", manifest.digest()));
     for (name, reference) in [("by-tag", docker("shop/web:v1")), ("by-digest", by_digest.clone())] {
@@ -121,6 +145,7 @@ async fn skopeo_copies_both_ways() {
     let copy =
         ["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &docker("shop/web:v1"), &docker("shop/api:v1")];
     done("skopeo", &copy).await;
+    assert_eq!(bound(&world, "shop/api", "v1").await, manifest.digest().to_string());
 
     let other = write_image(&path("two"), "two");
     let refused = to(dir("two"), docker("shop/web:v1")).await;
@@ -149,27 +174,35 @@ async fn pushes_and_pulls(program: &str) {
         let all: Vec<String> = store.iter().chain(rest).map(|&text| text.to_owned()).collect();
         async move { run(program, &all.iter().map(String::as_str).collect::<Vec<_>>()).await }
     };
-    let text = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
-
     let source = format!("dir:{}", here.path().join("one").display());
     let pulled = call(&["pull", "-q", &source]).await;
     if !pulled.status.success() {
-        eprintln!("skipped: {program}: it does not work on this host: {}", text(&pulled));
-        return;
+        return skipped(program, &format!("it does not work on this host: {}", errors(&pulled)));
     }
     let id = String::from_utf8_lossy(&pulled.stdout).trim().to_owned();
     let reference = format!("{}/shop/{program}:v1", world.address);
     let target = format!("docker://{reference}");
+    let mut written = None;
     for _ in 0..2 {
         let pushed = call(&["push", "-q", "--tls-verify=false", &id, &target]).await;
-        assert!(pushed.status.success(), "{}", text(&pushed));
+        assert!(pushed.status.success(), "{}", errors(&pushed));
+        assert_eq!(*written.get_or_insert(world.ledger.size()), world.ledger.size());
     }
-    let answer = world.get(&format!("/v2/shop/{program}/manifests/v1")).await.expect(200);
-    let digest = answer.header("docker-content-digest").to_owned();
+    let digest = bound(&world, &format!("shop/{program}"), "v1").await;
     for reference in [reference.clone(), format!("{}/shop/{program}@{digest}", world.address)] {
         let pulled = call(&["pull", "-q", "--tls-verify=false", &reference]).await;
-        assert!(pulled.status.success(), "{}", text(&pulled));
+        assert!(pulled.status.success(), "{}", errors(&pulled));
         assert_eq!(String::from_utf8_lossy(&pulled.stdout).trim(), id);
+    }
+    // To another repository, from what was pulled.
+    let copy = format!("docker://{}/copy/{program}:v1", world.address);
+    let copied = call(&["push", "-q", "--tls-verify=false", &reference, &copy]).await;
+    assert!(copied.status.success(), "{}", errors(&copied));
+    bound(&world, &format!("copy/{program}"), "v1").await;
+    if program == "podman" {
+        let repository = reference.trim_end_matches(":v1");
+        let listed = call(&["search", "--list-tags", "--tls-verify=false", repository]).await;
+        assert!(String::from_utf8_lossy(&listed.stdout).contains("v1"), "{}", errors(&listed));
     }
     // Another image under the same tag: refused with both digests.
     let other = write_image(&here.path().join("two"), "two");
@@ -178,7 +211,7 @@ async fn pushes_and_pulls(program: &str) {
     let second = String::from_utf8_lossy(&second.stdout).trim().to_owned();
     let refused = call(&["push", "-q", "--tls-verify=false", &second, &target]).await;
     assert!(!refused.status.success());
-    assert!(text(&refused).contains(&digest) && text(&refused).contains("new tag"), "{}", text(&refused));
+    assert!(errors(&refused).contains(&digest) && errors(&refused).contains("new tag"), "{}", errors(&refused));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,46 +222,4 @@ async fn podman_pushes_and_pulls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn buildah_pushes_and_pulls() {
     pushes_and_pulls("buildah").await;
-}
-
-/// The daemon is the one that the environment names, as for every Docker command.
-#[tokio::test(flavor = "multi_thread")]
-async fn docker_pushes_and_pulls() {
-    let test = "docker_pushes_and_pulls";
-    if is_missing(test, "docker") {
-        return;
-    }
-    if !run("docker", &["info"]).await.status.success() {
-        eprintln!("skipped: {test}: no Docker daemon answers");
-        return;
-    }
-    let world = World::new().await;
-    let here = tempfile::tempdir().unwrap();
-    let import = async |name: &str| {
-        let file = here.path().join(name);
-        std::fs::write(&file, tar("file", name.as_bytes())).unwrap();
-        done("docker", &["import", file.to_str().unwrap()]).await
-    };
-    let (one, two) = (import("one").await, import("two").await);
-    let reference = format!("{}/shop/docker:v1", world.address);
-    done("docker", &["tag", &one, &reference]).await;
-    done("docker", &["push", &reference]).await;
-    done("docker", &["push", &reference]).await;
-    let answer = world.get("/v2/shop/docker/manifests/v1").await.expect(200);
-    assert_eq!(answer.header("content-type"), media::DOCKER_MANIFEST);
-    let digest = answer.header("docker-content-digest").to_owned();
-
-    done("docker", &["tag", &two, &reference]).await;
-    let refused = run("docker", &["push", &reference]).await;
-    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success());
-    assert!(message.contains("tag invalid") && message.contains(&digest) && message.contains("new tag"), "{message}");
-
-    done("docker", &["rmi", "-f", &one, &two]).await;
-    let by_digest = format!("{}/shop/docker@{digest}", world.address);
-    for reference in [&reference, &by_digest] {
-        done("docker", &["pull", reference]).await;
-        assert_eq!(done("docker", &["inspect", "--format", "{{.Id}}", reference]).await, one);
-    }
-    done("docker", &["rmi", "-f", &one]).await;
 }
