@@ -63,6 +63,8 @@ predicates! {
     Rejection(Rejection) = "https://adamant.dev/predicate/rejection/v1";
     /// A pointer was moved.
     Pointer(Pointer) = "https://adamant.dev/predicate/pointer/v1";
+    /// Stored bytes were found to be wrong, or are right again.
+    Damage(Damage) = "https://adamant.dev/predicate/damage/v1";
 }
 
 /// The kinds of names that are bound once.
@@ -438,6 +440,20 @@ pub struct Pointer {
     pub by: String,
 }
 
+/// See [`Predicate::Damage`]. Chain `damage`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The name of the bytes.
+    pub digest: Digest,
+    /// `found` or `healed`.
+    pub state: String,
+    /// What noticed it: `read` or `scrub`.
+    pub how: String,
+    /// What the stored bytes hash to; absent when healed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Digest>,
+}
+
 /// Names that a statement binds, first the one that decides whether it was recorded before.
 /// Pure: the ledger uses it to append, `fsck` and `audit` to check.
 pub fn binds(predicate: &Predicate) -> Vec<(BindingKind, String, Digest)> {
@@ -462,6 +478,10 @@ pub fn actor(predicate: &Predicate) -> &str {
         Predicate::Divergence(p) => &p.by,
         Predicate::Rejection(p) => &p.by,
         Predicate::Pointer(p) => &p.by,
-        Predicate::Provenance(_) | Predicate::Vsa(_) | Predicate::Observation(_) | Predicate::Key(_) => "",
+        Predicate::Provenance(_)
+        | Predicate::Vsa(_)
+        | Predicate::Observation(_)
+        | Predicate::Key(_)
+        | Predicate::Damage(_) => "",
     }
 }

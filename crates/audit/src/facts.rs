@@ -118,7 +118,8 @@ fn speaker(predicate: &Predicate) -> Role {
         | Predicate::Key(_)
         | Predicate::Divergence(_)
         | Predicate::Rejection(_)
-        | Predicate::Pointer(_) => Role::Control,
+        | Predicate::Pointer(_)
+        | Predicate::Damage(_) => Role::Control,
     }
 }
 

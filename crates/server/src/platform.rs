@@ -56,6 +56,9 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 pub struct Platform {
     pub(crate) config: Config,
     pub(crate) blobs: Arc<dyn BlobStore>,
+    /// The same, as files.
+    pub(crate) files: FsBlobs,
+    pub(crate) scrubbed: std::sync::atomic::AtomicU64,
     pub(crate) ledger: Arc<SqliteLedger>,
     pub(crate) facts: Facts,
     pub(crate) source: Repositories,
@@ -119,7 +122,8 @@ impl Platform {
     /// Opens a data directory with everything in it, that of `config`.
     pub(crate) async fn open_claimed(config: Config, claim: Claim) -> Result<Arc<Self>, Problem> {
         let data = config.data.clone();
-        let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
+        let files = FsBlobs::open(&data.join("blobs"))?;
+        let blobs: Arc<dyn BlobStore> = Arc::new(files.clone());
         let ledger = Arc::new(crate::opening::ledger(&data).await?);
         let origin = ledger.trust_values().origin.clone();
         let facts = Facts { ledger: Arc::clone(&ledger) as Arc<dyn Ledger> };
@@ -136,6 +140,8 @@ impl Platform {
             logs: Logs::open(&data.join("logs"))?,
             config,
             blobs,
+            files,
+            scrubbed: std::sync::atomic::AtomicU64::new(0),
             ledger,
             facts,
             source,

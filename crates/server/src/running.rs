@@ -32,6 +32,7 @@ pub struct Running {
     address: SocketAddr,
     stop: CancellationToken,
     tasks: tokio_util::task::TaskTracker,
+    packing: Option<adamant_store::Packing>,
 }
 
 /// Opens the data directory, listens, and brings everything to what the facts say.
@@ -79,8 +80,10 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     tasks.spawn(serving::serve(listener, router, Bounds::of_this_process(), tasks.clone(), stop.clone()));
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
+    tasks.spawn(crate::scrub::scrub(Arc::clone(&platform), until(&stop)));
+    let packing = if platform.config.settings.store.deduplicate { Some(platform.files.start_packing()?) } else { None };
     tracing::info!(%address, data = %data.display(), "serving");
-    Ok(Running { platform, address, stop, tasks })
+    Ok(Running { platform, address, stop, tasks, packing })
 }
 
 /// Keeps environments running what is recorded. A task of its own: waiting for a service that
@@ -157,6 +160,8 @@ impl Running {
         self.stop.cancel();
         self.tasks.close();
         self.platform.tasks.close();
+        // It ends between two blocks of what it reads.
+        drop(self.packing);
         let ended = async {
             self.platform.tasks.wait().await;
             self.tasks.wait().await;

@@ -26,6 +26,8 @@ pub struct Settings {
     pub registry: RegistrySettings,
     /// `[[gate]]`: what must be signed.
     pub gate: Vec<GateSettings>,
+    /// `[store]`
+    pub store: StoreSettings,
 }
 
 /// `[[gate]]`: signatures that some repositories need.
@@ -92,6 +94,22 @@ fn key(data: &Path, text: &str) -> Result<PublicKey, String> {
     }
     let found = read(Path::new(text)).map_err(|error| format!("key {text}: {error}"))?;
     parse(&found).map_err(|error| format!("key {text}: {error}"))
+}
+
+/// `[store]`: how blobs are kept.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct StoreSettings {
+    /// Large blobs that are like others are stored as what differs.
+    pub deduplicate: bool,
+    /// How fast all blobs are read again and again to find damage, in MB per second; 0: not at all.
+    pub scrub_mb_per_second: u32,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self { deduplicate: true, scrub_mb_per_second: 8 }
+    }
 }
 
 /// `[registry]`: who may use `/v2/`, and how much.

@@ -16,7 +16,7 @@ const MASK: u64 = ((1 << 13) - 1) << 40;
 /// Bytes read at a time.
 const BLOCK_BYTES: usize = 256 << 10;
 /// Features of a sketch.
-pub(super) const FEATURES: usize = 8;
+pub(super) const FEATURES: usize = 16;
 
 /// A piece of content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +132,7 @@ mod tests {
         let new = two.iter().filter(|chunk| !known.contains(&chunk.fingerprint)).count();
         assert!((1..=4).contains(&new), "{new} of {}", two.len());
         let alike = |a: &Sketch, b: &Sketch| a.iter().zip(b).filter(|(a, b)| a == b).count();
-        assert!(alike(&sketch(&one), &sketch(&two)) >= FEATURES - 2);
+        assert!(alike(&sketch(&one), &sketch(&two)) >= FEATURES - 3);
         assert_eq!(alike(&sketch(&one), &sketch(&cut_all(&noise(5, 2_000_000)))), 0);
     }
 }

@@ -32,7 +32,10 @@ pub(super) struct Content {
 #[derive(Debug)]
 pub(super) enum Form {
     Plain(File),
-    Patched { recipe: Recipe, files: Vec<Arc<File>> },
+    Patched {
+        recipe: Recipe,
+        files: Vec<Arc<File>>,
+    },
     /// A recipe that cannot be read, or places that are not there: it has no bytes, which are wrong.
     Broken,
 }

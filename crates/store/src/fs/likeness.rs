@@ -25,7 +25,10 @@ const MOST_BYTES: u64 = 1_000_000 * RECORD_BYTES as u64;
 #[derive(Debug, Default)]
 pub(super) struct Likeness {
     newest: VecDeque<(Digest, Sketch)>,
-    by: HashMap<(usize, u64), Vec<Digest>>,
+    /// By number of the feature and its value: when they were remembered, and which.
+    by: HashMap<(usize, u64), Vec<(u64, Digest)>>,
+    /// How many were remembered.
+    count: u64,
     file: Option<File>,
 }
 
@@ -71,13 +74,14 @@ impl Likeness {
     }
 
     fn remember(&mut self, digest: Digest, sketch: Sketch) {
+        self.count += 1;
         for (n, feature) in sketch.into_iter().enumerate() {
             let bucket = self.by.entry((n, feature)).or_default();
-            bucket.retain(|other| *other != digest);
+            bucket.retain(|(_, other)| *other != digest);
             if bucket.len() == BUCKET {
                 bucket.remove(0);
             }
-            bucket.push(digest);
+            bucket.push((self.count, digest));
         }
         self.newest.push_back((digest, sketch));
         if self.newest.len() > MOST
@@ -85,7 +89,7 @@ impl Likeness {
         {
             for (n, feature) in sketch.into_iter().enumerate() {
                 if let Some(bucket) = self.by.get_mut(&(n, feature)) {
-                    bucket.retain(|other| *other != old);
+                    bucket.retain(|(_, other)| *other != old);
                     if bucket.is_empty() {
                         self.by.remove(&(n, feature));
                     }
@@ -94,20 +98,24 @@ impl Likeness {
         }
     }
 
-    /// Blobs that have something in common with `sketch`, the most alike first, of equals the newest.
+    /// Blobs that have something in common with `sketch`: first those that are about as alike as the most
+    /// alike one, the newest of them first. Of a series of builds that is the one before, which no count
+    /// of so few features can tell from the one before that.
     pub(super) fn most_like(&self, digest: Digest, sketch: &Sketch) -> Vec<Digest> {
-        let mut counts: Vec<(usize, usize, Digest)> = Vec::new();
+        let mut counts: HashMap<Digest, (usize, u64)> = HashMap::new();
         for (n, feature) in sketch.iter().enumerate() {
-            for (age, other) in self.by.get(&(n, *feature)).into_iter().flatten().rev().enumerate() {
-                match counts.iter_mut().find(|(_, _, known)| known == other) {
-                    Some((count, _, _)) => *count += 1,
-                    None if *other != digest => counts.push((1, age, *other)),
-                    None => {}
-                }
+            for (time, other) in self.by.get(&(n, *feature)).into_iter().flatten() {
+                let (count, newest) = counts.entry(*other).or_default();
+                *count += 1;
+                *newest = (*newest).max(*time);
             }
         }
-        counts.sort_by_key(|(count, age, _)| (std::cmp::Reverse(*count), *age));
-        counts.into_iter().map(|(_, _, other)| other).collect()
+        counts.remove(&digest);
+        let most = counts.values().map(|(count, _)| *count).max().unwrap_or(0);
+        let mut ranked: Vec<(bool, u64, Digest)> =
+            counts.into_iter().map(|(other, (count, time))| (count * 4 >= most * 3, time, other)).collect();
+        ranked.sort_unstable_by(|a, b| b.cmp(a));
+        ranked.into_iter().map(|(_, _, other)| other).collect()
     }
 }
 
@@ -136,14 +144,14 @@ mod tests {
         {
             let (mut likeness, seen) = Likeness::open(dir.path()).expect("opened");
             assert!(seen.is_empty());
-            for (name, (same, other)) in names.iter().zip([(3, 1), (6, 2), (6, 3), (0, 4)]) {
+            for (name, (same, other)) in names.iter().zip([(9, 1), (14, 2), (12, 3), (0, 4)]) {
                 likeness.add(*name, sketch(same, other)).expect("kept");
             }
         }
         let (likeness, seen) = Likeness::open(dir.path()).expect("opened");
         assert_eq!(seen.len(), 4);
-        assert_eq!(likeness.most_like(Digest::of(b"new"), &sketch(8, 9)), [names[2], names[1], names[0]]);
-        assert_eq!(likeness.most_like(names[2], &sketch(8, 9)), [names[1], names[0]]);
+        assert_eq!(likeness.most_like(Digest::of(b"new"), &sketch(FEATURES, 9)), [names[2], names[1], names[0]]);
+        assert_eq!(likeness.most_like(names[2], &sketch(FEATURES, 9)), [names[1], names[0]]);
         drop(likeness);
         // Cut in two: all is looked at again.
         let file = OpenOptions::new().write(true).open(dir.path().join("sketches")).expect("file");

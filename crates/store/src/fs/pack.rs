@@ -191,7 +191,8 @@ impl Inner {
         self.make_shard("patched", digest)?;
         let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let unused = Place { kind: Kind::Plain, digest };
-        let there = self.with_refs(|refs| !refs.is_needed(unused))? && places.iter().all(|p| self.place_path(*p).is_file());
+        let there =
+            self.with_refs(|refs| !refs.is_needed(unused))? && places.iter().all(|p| self.place_path(*p).is_file());
         let meta = match fs::symlink_metadata(&plain) {
             Ok(meta) if there && Some(meta.ino()) == new.inode() => meta,
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -352,6 +353,12 @@ fn compare(
             continue;
         }
         let back = both.backward(chunk.offset, twin.offset, chunk.offset - done)?;
+        // What was overwritten in place: whole chunks may be rare between such places.
+        let (here, there) = (chunk.offset - back, twin.offset - back);
+        let from = common.last().map_or((0, 0), |last| (last.here + last.len, last.there + last.len));
+        if there.checked_sub(from.1) == Some(here - from.0) {
+            both.beside(from, here - from.0, &mut common)?;
+        }
         common.push(Common { here: chunk.offset - back, there: twin.offset - back, len: forward + back });
         done = chunk.offset + forward;
     }
@@ -379,6 +386,29 @@ impl Both<'_> {
                 return Ok(len);
             }
         }
+    }
+
+    /// Adds the equal runs within `len` bytes from these offsets on.
+    fn beside(&mut self, (here, there): (u64, u64), len: u64, common: &mut Vec<Common>) -> io::Result<()> {
+        let mut at = 0;
+        while at < len {
+            let n = usize::try_from(len - at).unwrap_or(usize::MAX).min(STRIDE);
+            let n = self.new.read_at(here + at, &mut self.a[..n])?.min(self.old.read_at(there + at, &mut self.b[..n])?);
+            if n == 0 {
+                break;
+            }
+            let mut from = 0;
+            while from < n {
+                let same = self.a[from..n].iter().zip(&self.b[from..n]).take_while(|(a, b)| a == b).count();
+                if same as u64 >= LEAST_RUN {
+                    let into = at + from as u64;
+                    common.push(Common { here: here + into, there: there + into, len: same as u64 });
+                }
+                from += same + 1;
+            }
+            at += n as u64;
+        }
+        Ok(())
     }
 
     /// How many bytes before these offsets are equal, at most `most`.
