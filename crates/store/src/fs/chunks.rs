@@ -22,7 +22,7 @@ pub(super) const FEATURES: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chunk {
     pub(super) offset: u64,
-    pub(super) len: u32,
+    pub(super) len: u64,
     pub(super) fingerprint: u64,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn cut(input: &mut dyn Read, seen: &mut dyn FnMut(&[u8]) -> io::Resul
             fingerprint = (fingerprint ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
             len += 1;
             if (len >= MIN_BYTES && hash & MASK == 0) || len == MAX_BYTES {
-                chunks.push(Chunk { offset, len: len as u32, fingerprint: mix(fingerprint) });
+                chunks.push(Chunk { offset, len: len as u64, fingerprint: mix(fingerprint) });
                 offset += len as u64;
                 (len, fingerprint) = (0, 0);
             }
@@ -71,7 +71,7 @@ pub(super) fn cut(input: &mut dyn Read, seen: &mut dyn FnMut(&[u8]) -> io::Resul
         }
     }
     if len > 0 {
-        chunks.push(Chunk { offset, len: len as u32, fingerprint: mix(fingerprint) });
+        chunks.push(Chunk { offset, len: len as u64, fingerprint: mix(fingerprint) });
     }
     Ok(chunks)
 }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     fn noise(seed: u64, len: usize) -> Vec<u8> {
-        (0..len as u64 / 8 + 1).flat_map(|n| mix(seed << 32 | n).to_le_bytes()).take(len).collect()
+        (0..=len as u64 / 8).flat_map(|n| mix(seed << 32 | n).to_le_bytes()).take(len).collect()
     }
 
     fn cut_all(bytes: &[u8]) -> Vec<Chunk> {
@@ -112,9 +112,9 @@ mod tests {
             let mut at = 0;
             for (n, chunk) in chunks.iter().enumerate() {
                 assert_eq!(chunk.offset, at);
-                at += u64::from(chunk.len);
-                assert!(chunk.len as usize <= MAX_BYTES);
-                assert!(chunk.len as usize >= MIN_BYTES || n + 1 == chunks.len());
+                at += chunk.len;
+                assert!(chunk.len <= MAX_BYTES as u64);
+                assert!(chunk.len >= MIN_BYTES as u64 || n + 1 == chunks.len());
             }
             assert_eq!(at, bytes.len() as u64);
         }

@@ -149,9 +149,11 @@ impl Inner {
                 if self.stored(digest)?.is_some() {
                     continue;
                 }
+                if std::fs::symlink_metadata(self.recipe_path(digest)).is_ok() {
+                    break;
+                }
                 return Ok(None);
             };
-            let Some(recipe) = recipe else { break };
             if let Some(content) = self.assemble(recipe)? {
                 return Ok(Some(content));
             }
@@ -159,10 +161,9 @@ impl Inner {
         Ok(Some(Content::new(0, Form::Broken)))
     }
 
-    /// The recipe of a blob: `None` if there is none, `Some(None)` if it is damaged.
-    pub(super) fn recipe(&self, digest: Digest) -> io::Result<Option<Option<Recipe>>> {
-        let Some(bytes) = self.recipe_bytes(digest, recipe::MAX_BYTES)? else { return Ok(None) };
-        Ok(Some(Recipe::parse(&bytes)))
+    /// The recipe of a blob: `None` if there is none or it is damaged.
+    pub(super) fn recipe(&self, digest: Digest) -> io::Result<Option<Recipe>> {
+        Ok(self.recipe_bytes(digest, recipe::MAX_BYTES)?.and_then(|bytes| Recipe::parse(&bytes)))
     }
 
     fn recipe_bytes(&self, digest: Digest, most: usize) -> io::Result<Option<Vec<u8>>> {
@@ -220,7 +221,7 @@ impl Inner {
             return Ok(None);
         }
         match std::fs::symlink_metadata(self.path(digest)) {
-            Ok(meta) => return Ok(meta.is_file().then(|| meta.len())),
+            Ok(meta) => return Ok(meta.is_file().then_some(meta.len())),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Err(_) => {}
         }

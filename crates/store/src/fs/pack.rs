@@ -163,7 +163,7 @@ impl Inner {
         if let Some((temp, place)) = pieces {
             self.keep_as(temp, &self.place_path(place))?;
         }
-        let done = self.commit(digest, new, recipe);
+        let done = self.commit(digest, new, &recipe);
         if let (Some(place), false) = (place, matches!(done, Ok(true))) {
             self.drop_if_idle(place)?;
         }
@@ -172,7 +172,7 @@ impl Inner {
 
     /// Gives a recipe for a plain blob its name, after all that it says was read and was right, and
     /// removes the plain file. False if anything it rests on went meanwhile.
-    fn commit(&self, digest: Digest, new: &Content, recipe: Recipe) -> io::Result<bool> {
+    fn commit(&self, digest: Digest, new: &Content, recipe: &Recipe) -> io::Result<bool> {
         let mut temp = Temp::new(&self.dir.join("tmp"))?;
         temp.file_mut().write_all(&recipe.encode())?;
         temp.file().sync_all()?;
@@ -211,7 +211,7 @@ impl Inner {
     /// A blob that has both forms was pushed while its patched form was damaged, or a crash came before
     /// its plain one went. What others rest on and is gone is made again from it; then the recipe goes.
     fn drop_recipe(&self, digest: Digest, plain: &Content) -> io::Result<()> {
-        let Some(recipe) = self.recipe(digest)?.flatten().filter(|recipe| recipe.size == plain.size) else {
+        let Some(recipe) = self.recipe(digest)?.filter(|recipe| recipe.size == plain.size) else {
             return self.unlink_recipe(digest);
         };
         for lost in recipe.places.iter().filter(|place| place.kind == Kind::Pieces) {
@@ -349,7 +349,7 @@ fn compare(
             continue;
         }
         let forward = both.forward(chunk.offset, twin.offset)?;
-        if forward < u64::from(chunk.len) {
+        if forward < chunk.len {
             continue;
         }
         let back = both.backward(chunk.offset, twin.offset, chunk.offset - done)?;

@@ -137,7 +137,7 @@ impl Inner {
             Form::Patched { recipe, .. } => self.blame_places(&recipe.places, digest, mismatch.found),
             Form::Broken => match self.recipe_head(digest) {
                 // What it rests on is gone, and may come back.
-                Ok(Some((_, places))) if self.recipe(digest).is_ok_and(|read| read.flatten().is_some()) => {
+                Ok(Some((_, places))) if self.recipe(digest).is_ok_and(|read| read.is_some()) => {
                     self.blame_places(&places, digest, mismatch.found)
                 }
                 _ => self.set_aside("recipe", &self.recipe_path(digest), None, digest, mismatch.found),

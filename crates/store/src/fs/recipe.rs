@@ -87,14 +87,14 @@ impl Recipe {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(self.size.to_le_bytes());
-        bytes.extend((self.places.len() as u32).to_le_bytes());
-        bytes.extend((self.runs.len() as u32).to_le_bytes());
+        bytes.extend(four(self.places.len()));
+        bytes.extend(four(self.runs.len()));
         for place in &self.places {
             bytes.push(u8::from(place.kind == Kind::Pieces));
             bytes.extend(place.digest.as_bytes());
         }
         for run in &self.runs {
-            bytes.extend((run.place as u32).to_le_bytes());
+            bytes.extend(four(run.place));
             bytes.extend(run.offset.to_le_bytes());
             bytes.extend(run.len.to_le_bytes());
         }
@@ -149,6 +149,11 @@ pub(super) fn head(bytes: &[u8]) -> Option<(u64, Vec<Place>, &[u8])> {
         places.push(Place { kind, digest: Digest::from_bytes(*place[1..].first_chunk()?) });
     }
     Some((size, places, rest))
+}
+
+/// A count within [`MAX_PLACES`] or [`MAX_RUNS`].
+fn four(count: usize) -> [u8; 4] {
+    u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes()
 }
 
 fn number(bytes: &[u8]) -> Option<u64> {

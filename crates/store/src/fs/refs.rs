@@ -13,17 +13,17 @@ use super::recipe::{Kind, Place};
 #[derive(Debug, Default)]
 pub(super) struct Refs {
     numbers: HashMap<Digest, u32>,
-    names: Vec<Digest>,
+    names: HashMap<u32, Digest>,
     dependents: HashMap<Place, Vec<u32>>,
 }
 
 impl Refs {
     fn number(&mut self, digest: Digest) -> u32 {
-        let names = &mut self.names;
-        *self.numbers.entry(digest).or_insert_with(|| {
-            names.push(digest);
-            names.len() as u32 - 1
-        })
+        // Four billion blobs do not fit onto a disk.
+        let next = u32::try_from(self.numbers.len()).unwrap_or(u32::MAX);
+        let number = *self.numbers.entry(digest).or_insert(next);
+        self.names.insert(number, digest);
+        number
     }
 
     /// `digest` rests on `places`.
@@ -53,7 +53,7 @@ impl Refs {
     /// The blobs that rest on `place`.
     pub(super) fn of(&self, place: Place) -> Vec<Digest> {
         let numbers = self.dependents.get(&place).map(Vec::as_slice).unwrap_or_default();
-        numbers.iter().filter_map(|number| self.names.get(*number as usize).copied()).collect()
+        numbers.iter().filter_map(|number| self.names.get(number).copied()).collect()
     }
 
     pub(super) fn is_needed(&self, place: Place) -> bool {

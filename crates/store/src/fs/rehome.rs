@@ -29,7 +29,7 @@ pub(super) fn rehome(store: &Inner, place: Place, leaving: Digest) -> io::Result
         let dependents = store.with_refs(|refs| refs.of(place))?;
         let mut recipes = Vec::new();
         for digest in dependents.into_iter().filter(|digest| *digest != leaving) {
-            if let Some(recipe) = store.recipe(digest)?.flatten() {
+            if let Some(recipe) = store.recipe(digest)? {
                 recipes.push((digest, recipe));
             }
         }
@@ -116,7 +116,7 @@ fn replace(store: &Inner, digest: Digest, old: &Recipe, new: &Recipe) -> io::Res
             _ => return Ok(()),
         }
         let there = new.places.iter().all(|place| store.place_path(*place).is_file());
-        if !there || store.recipe(digest)?.flatten().as_ref() != Some(old) {
+        if !there || store.recipe(digest)?.as_ref() != Some(old) {
             return Ok(());
         }
         temp.rename(&path).map_err(|(_, error)| error)?;
