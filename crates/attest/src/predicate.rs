@@ -69,6 +69,8 @@ predicates! {
     ErasureRequest(ErasureRequest) = "https://adamant.dev/predicate/erasure-request/v1";
     /// A blob was erased: its tombstone.
     Erasure(Erasure) = "https://adamant.dev/predicate/erasure/v1";
+    /// Stored bytes were found to be wrong, or are right again.
+    Damage(Damage) = "https://adamant.dev/predicate/damage/v1";
 }
 
 /// The kinds of names that are bound once.
@@ -502,6 +504,20 @@ pub struct Erasure {
     pub approved_by: String,
 }
 
+/// See [`Predicate::Damage`]. Chain `damage`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The name of the bytes.
+    pub digest: Digest,
+    /// `found` or `healed`.
+    pub state: String,
+    /// What noticed it: `read` or `scrub`.
+    pub how: String,
+    /// What the stored bytes hash to; absent when healed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Digest>,
+}
+
 /// Names that a statement binds, first the one that decides whether it was recorded before.
 /// Pure: the ledger uses it to append, `fsck` and `audit` to check.
 pub fn binds(predicate: &Predicate) -> Vec<(BindingKind, String, Digest)> {
@@ -529,6 +545,10 @@ pub fn actor(predicate: &Predicate) -> &str {
         Predicate::Grant(p) => &p.by,
         Predicate::ErasureRequest(p) => &p.by,
         Predicate::Erasure(p) => &p.approved_by,
-        Predicate::Provenance(_) | Predicate::Vsa(_) | Predicate::Observation(_) | Predicate::Key(_) => "",
+        Predicate::Provenance(_)
+        | Predicate::Vsa(_)
+        | Predicate::Observation(_)
+        | Predicate::Key(_)
+        | Predicate::Damage(_) => "",
     }
 }

@@ -121,7 +121,8 @@ fn speaker(predicate: &Predicate) -> Role {
         | Predicate::Pointer(_)
         | Predicate::Grant(_)
         | Predicate::ErasureRequest(_)
-        | Predicate::Erasure(_) => Role::Control,
+        | Predicate::Erasure(_)
+        | Predicate::Damage(_) => Role::Control,
     }
 }
 

@@ -296,6 +296,10 @@ pub(crate) fn describe(predicate: &Predicate) -> (&'static str, String) {
                 e.approved_by
             ),
         ),
+        Predicate::Damage(d) => {
+            let found = d.found.map(|found| format!(", which hashes to {}", found.short())).unwrap_or_default();
+            ("damage", format!("{} {} by {}{found}", d.digest.short(), d.state, d.how))
+        }
         Predicate::Pointer(p) => ("pointer", format!("{} → {}, by {}", p.name, p.digest.short(), p.by)),
     }
 }

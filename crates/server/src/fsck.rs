@@ -76,7 +76,7 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
     };
 
     progress("blobs: every byte");
-    let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
+    let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::observe(&data.join("blobs"))?);
     let count = hash_all(&blobs, &mut find).await?;
     second_names(&blobs, &mut find).await?;
     look_for(&blobs, &promised, &mut find).await?;

@@ -209,7 +209,7 @@ pub(crate) async fn down(data: &Path, exe: &Path) -> Result<Down, Problem> {
             return Err(problem.hint("stop the server first, with Ctrl-C or SIGTERM"));
         }
     };
-    let blobs: Arc<dyn BlobStore> = Arc::new(adamant_store::FsBlobs::open(&data.join("blobs"))?);
+    let blobs: Arc<dyn BlobStore> = Arc::new(adamant_store::FsBlobs::observe(&data.join("blobs"))?);
     let local = Local::open(Options::new(data, exe.to_owned()), blobs).map_err(|e| local_problem(&e))?;
     local.down().await.map_err(|e| local_problem(&e))
 }

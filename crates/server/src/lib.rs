@@ -19,6 +19,7 @@ mod pipeline;
 mod platform;
 mod rate;
 mod running;
+mod scrub;
 mod serving;
 mod settings;
 mod ship;

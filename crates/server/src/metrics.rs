@@ -75,6 +75,18 @@ impl Metrics {
                 count.load(Ordering::Relaxed)
             );
         }
+        for (name, kind, help, value) in [
+            ("adamant_blobs_damaged", "gauge", "Blobs that are damaged now.", platform.files.damaged().len() as u64),
+            ("adamant_blobs_damaged_total", "counter", "Blobs found damaged.", platform.files.damages()),
+            (
+                "adamant_scrub_bytes_total",
+                "counter",
+                "Stored bytes read to find damage.",
+                platform.scrubbed.load(Ordering::Relaxed),
+            ),
+        ] {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
         text
     }
 }

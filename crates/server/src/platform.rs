@@ -61,6 +61,9 @@ pub struct Platform {
     pub(crate) store: Arc<dyn BlobStore>,
     pub(crate) erased: Erased,
     pub(crate) collected: crate::collect::Counters,
+    /// The same, as files.
+    pub(crate) files: FsBlobs,
+    pub(crate) scrubbed: std::sync::atomic::AtomicU64,
     pub(crate) ledger: Arc<SqliteLedger>,
     pub(crate) facts: Facts,
     pub(crate) source: Repositories,
@@ -124,7 +127,8 @@ impl Platform {
     /// Opens a data directory with everything in it, that of `config`.
     pub(crate) async fn open_claimed(config: Config, claim: Claim) -> Result<Arc<Self>, Problem> {
         let data = config.data.clone();
-        let store: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
+        let files = FsBlobs::open(&data.join("blobs"))?;
+        let store: Arc<dyn BlobStore> = Arc::new(files.clone());
         let ledger = Arc::new(crate::opening::ledger(&data).await?);
         let erased = Erased::default();
         crate::erase::load(Arc::clone(&ledger) as Arc<dyn Ledger>, &*store, &erased).await?;
@@ -147,6 +151,8 @@ impl Platform {
             store,
             erased,
             collected: crate::collect::Counters::default(),
+            files,
+            scrubbed: std::sync::atomic::AtomicU64::new(0),
             ledger,
             facts,
             source,

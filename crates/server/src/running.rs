@@ -39,6 +39,7 @@ pub struct Running {
     platform: Arc<Platform>,
     stop: CancellationToken,
     tasks: tokio_util::task::TaskTracker,
+    packing: Option<adamant_store::Packing>,
 }
 
 /// Opens the data directory, listens, and brings everything to what the facts say.
@@ -119,8 +120,10 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         let every = Duration::from_hours(upstream.check_hours.into());
         tasks.spawn(checks(Arc::clone(&platform), upstream.name.clone(), every, until(&stop)));
     }
+    tasks.spawn(crate::scrub::scrub(Arc::clone(&platform), until(&stop)));
+    let packing = if platform.config.settings.store.deduplicate { Some(platform.files.start_packing()?) } else { None };
     tracing::info!(%address, data = %data.display(), "serving");
-    Ok(Running { platform, stop, tasks })
+    Ok(Running { platform, stop, tasks, packing })
 }
 
 /// Learns of tokens that another server on the same ledger made or revoked.
@@ -242,6 +245,8 @@ impl Running {
         self.stop.cancel();
         self.tasks.close();
         self.platform.tasks.close();
+        // It ends between two blocks of what it reads.
+        drop(self.packing);
         let ended = async {
             self.platform.tasks.wait().await;
             self.tasks.wait().await;

@@ -159,12 +159,22 @@ pub(crate) fn without_port(authority: &str) -> &str {
     }
 }
 
-/// `[store]`: what is kept for how long.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+/// `[store]`: how blobs are kept, and for how long.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct StoreSettings {
+    /// Large blobs that are like others are stored as what differs.
+    pub deduplicate: bool,
+    /// How fast all blobs are read again and again to find damage, in MB per second; 0: not at all.
+    pub scrub_mb_per_second: u32,
     /// How long content that no name leads to stays after its last use.
     pub grace: Option<Grace>,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self { deduplicate: true, scrub_mb_per_second: 8, grace: None }
+    }
 }
 
 impl StoreSettings {

@@ -11,27 +11,44 @@
 //! A sha512 is an entry `<dir>/sha512/<first two hex digits>/<128 hex digits>` that holds the sha256
 //! of the same bytes.
 //!
+//! That is the *plain* form. A blob of 1 MiB or more that is like another one is stored as what differs
+//! from it (see `pack`): a recipe `<dir>/patched/<xx>/<hex>` says where its bytes lie, in plain blobs and
+//! in `<dir>/pieces`. Readers see no difference. Wrong bytes are moved aside (see `quarantine`).
+//!
 //! When a blob was last used is its file's time of modification (see `remove`).
 //!
 //! All disk work runs on blocking threads.
 
 mod aliases;
+mod chunks;
+mod content;
+mod likeness;
+mod pack;
+mod packing;
+mod quarantine;
 mod reader;
+mod recipe;
+mod refs;
+mod rehome;
 mod remove;
 mod temp;
 mod upload;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::SystemTime;
 
 use adamant_digest::{Digest, DigestMismatch, Sha512, Verified};
 
 use crate::{BlobStore, BoxFuture, ReadBlobError, Reader, Upload, WriteBlobError};
+use content::Content;
+pub use packing::Packing;
+use quarantine::Quarantine;
+use recipe::Place;
 use temp::Temp;
 
 /// Largest blob [`BlobStore::get`] reads into memory, in bytes; above it, use `open`.
@@ -53,6 +70,12 @@ struct Inner {
     entries: Mutex<Entries>,
     /// Taken for writing by who removes a name, for reading by who says that it is used.
     names: RwLock<()>,
+    /// Who rests on what; `None` until it is asked for.
+    refs: Mutex<Option<refs::Refs>>,
+    /// Places that are being read.
+    open: Mutex<HashMap<Place, Weak<File>>>,
+    quarantine: Quarantine,
+    queue: packing::Queue,
 }
 
 /// Which directory entries are known to be durable. A file that is visible may still be lost
@@ -90,7 +113,35 @@ impl FsBlobs {
             sync_dir(parent)?;
         }
         temp::sweep(&temp)?;
-        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), entries: Mutex::default(), names: RwLock::default() })))
+        Self::over(dir, false)
+    }
+
+    /// Opens the store below `dir` to look at it beside the server that owns it: nothing that is found
+    /// wrong is moved, and nothing of the past is removed.
+    pub fn observe(dir: &Path) -> io::Result<Self> {
+        Self::over(dir, true)
+    }
+
+    fn over(dir: &Path, observing: bool) -> io::Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            dir: dir.to_owned(),
+            entries: Mutex::default(),
+            names: RwLock::default(),
+            refs: Mutex::default(),
+            open: Mutex::default(),
+            quarantine: Quarantine::read(dir, observing)?,
+            queue: packing::Queue::default(),
+        })))
+    }
+
+    /// Blobs that are known to be damaged and were not healed, with what their bytes hash to, in order.
+    pub fn damaged(&self) -> Vec<(Digest, Digest)> {
+        self.0.quarantine.all()
+    }
+
+    /// Blobs found wrong since this store was opened.
+    pub fn damages(&self) -> u64 {
+        self.0.quarantine.count()
     }
 
     /// Where the bytes of `digest` lie, whether they are there or not. For tools that report
@@ -113,7 +164,7 @@ impl Inner {
         self.dir.join("sha256").join(&digest.hex()[..2])
     }
 
-    /// Opens the stored copy; `None` if there is none.
+    /// Opens the plain copy; `None` if there is none.
     fn stored(&self, digest: Digest) -> io::Result<Option<(File, u64)>> {
         let file = match no_follow().open(self.path(digest)) {
             Ok(file) => file,
@@ -130,8 +181,8 @@ impl Inner {
     /// Whether the stored copy holds exactly the bytes that `right` reads. A copy that cannot be
     /// read at all (a directory or link in its place, an I/O error) counts as damaged.
     fn holds(&self, digest: Digest, size: u64, right: &mut dyn Read) -> io::Result<bool> {
-        let Ok(Some((mut file, len))) = self.stored(digest) else { return Ok(false) };
-        if len != size {
+        let Ok(Some(mut file)) = self.content(digest) else { return Ok(false) };
+        if file.size != size {
             return Ok(false);
         }
         let mut here = vec![0; COMPARE_BYTES.min(usize::try_from(size).unwrap_or(COMPARE_BYTES)).max(1)];
@@ -186,7 +237,9 @@ impl Inner {
         rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
         file.sync_all()?;
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).unsettled.insert(digest);
-        let path = self.path(digest);
+        let (path, size) = (self.path(digest), file.metadata()?.len());
+        // Whoever moves wrong bytes aside must not take these for them.
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         match temp.rename(&path) {
             // The shard was removed by hand, or something that is not a file lies there.
             Err((temp, error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -196,7 +249,10 @@ impl Inner {
             }
             other => other.map_err(|(_, error)| error)?,
         }
+        drop(names);
         sync_dir(&self.shard(digest))?;
+        self.quarantine.heal(digest);
+        self.queue.push(digest, size);
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).unsettled.remove(&digest);
         Ok(())
     }
@@ -212,21 +268,41 @@ impl Inner {
 
     fn get(&self, digest: Digest) -> Result<Verified, ReadBlobError> {
         let failed = |source| ReadBlobError::Io { digest, source };
-        let (file, size) = self.stored(digest).map_err(failed)?.ok_or(ReadBlobError::NotFound(digest))?;
+        let mut content = self.readable(digest)?;
+        let size = content.size;
         if size > MAX_GET_BYTES {
             let text = format!("{size} bytes do not fit into memory, open it as a stream");
             return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, text)));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
         // One byte more than the size: a copy that grows while it is read must not pass.
-        file.take(size + 1).read_to_end(&mut bytes).map_err(failed)?;
-        Verified::check(digest, bytes).map_err(|source| self.corrupt(source))
+        (&mut content).take(size + 1).read_to_end(&mut bytes).map_err(failed)?;
+        let right = Verified::check(digest, bytes).map_err(|source| self.corrupt(source, &content))?;
+        self.quarantine.heal(digest);
+        Ok(right)
     }
 
-    fn corrupt(&self, source: DigestMismatch) -> ReadBlobError {
+    /// Opens a blob to read it; an error if it is known to be damaged.
+    fn readable(&self, digest: Digest) -> Result<Content, ReadBlobError> {
+        let content = self.content(digest).map_err(|source| ReadBlobError::Io { digest, source })?;
+        let known = |found| ReadBlobError::Corrupt {
+            digest,
+            path: self.dir.join("quarantine"),
+            source: DigestMismatch { expected: digest, found },
+        };
+        match (content, self.quarantine.found(digest)) {
+            (None, None) => Err(ReadBlobError::NotFound(digest)),
+            (None, Some(found)) => Err(known(found)),
+            (Some(_), Some(found)) if self.quarantine.holds_in_place(digest) => Err(known(found)),
+            (Some(content), _) => Ok(content),
+        }
+    }
+
+    fn corrupt(&self, source: DigestMismatch, content: &Content) -> ReadBlobError {
         let digest = source.expected;
         let path = self.path(digest);
         tracing::error!(%digest, found = %source.found, path = %path.display(), "blob is damaged");
+        self.blame(&source, content);
         ReadBlobError::Corrupt { digest, path, source }
     }
 
@@ -238,21 +314,11 @@ impl Inner {
                 break;
             }
             let mut here = Vec::new();
-            let entries = match std::fs::read_dir(self.dir.join("sha256").join(format!("{shard:02x}"))) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
-            };
-            for entry in entries {
-                let entry = entry?;
-                // What no writer here makes is not a blob.
-                let Some(digest) = entry.file_name().to_str().and_then(|name| Digest::from_hex(name).ok()) else {
-                    continue;
-                };
-                if digest.as_bytes()[0] == shard && Some(digest) > after {
-                    here.push(digest);
-                }
-            }
+            self.shard_names("sha256", shard, &mut here)?;
+            self.shard_names("patched", shard, &mut here)?;
+            here.retain(|digest| Some(*digest) > after);
             here.sort_unstable();
+            here.dedup();
             here.truncate(limit - digests.len());
             digests.append(&mut here);
         }
@@ -283,16 +349,9 @@ impl BlobStore for FsBlobs {
     }
 
     fn size(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, ReadBlobError>> {
-        let path = self.path(digest);
+        let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            blocking(move || match std::fs::symlink_metadata(path) {
-                Ok(meta) => Ok(meta.is_file().then(|| meta.size())),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(error),
-            })
-            .await
-            .flatten()
-            .map_err(|source| ReadBlobError::Io { digest, source })
+            blocking(move || inner.size(digest)).await.flatten().map_err(|source| ReadBlobError::Io { digest, source })
         })
     }
 

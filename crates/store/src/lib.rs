@@ -11,7 +11,7 @@ mod lock;
 pub use blobs::{BlobStore, ReadBlobError, Reader, Upload, WriteBlobError};
 pub use erased::{Erased, Tombstone, WithoutErased};
 pub use facts::{AppendError, Bound, Chain, Conflict, Entry, Fact, Head, Ledger, LedgerError, Link, Receipt, Subject};
-pub use fs::{FsBlobs, MAX_GET_BYTES};
+pub use fs::{FsBlobs, MAX_GET_BYTES, Packing};
 pub use lock::{DataLock, DataLockError};
 
 /// A future behind a seam; one allocation a call keeps builds small.

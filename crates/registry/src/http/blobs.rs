@@ -33,7 +33,17 @@ impl Registry {
             return Err(Failure::gone(ErrorCode::BlobUnknown, digest, &tombstone));
         }
         let size = if asked.is_head() { self.count_on(digest).await } else { self.blobs.size(digest).await };
-        let size = size?.ok_or_else(|| Failure::unknown_blob(&named))?;
+        let Some(size) = size? else {
+            // Bytes that were moved aside as wrong are damage to whoever reads, and unknown to whoever asks
+            // before a push.
+            if !asked.is_head() {
+                match self.blobs.open(digest).await {
+                    Ok(_) | Err(ReadBlobError::NotFound(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            return Err(Failure::unknown_blob(&named));
+        };
         let mut response = if is_known(asked, &etag) {
             empty(StatusCode::NOT_MODIFIED)
         } else if asked.is_head() {

@@ -116,14 +116,13 @@ async fn a_manifest_that_cannot_be_read_stops_the_collection() {
     let digests = all(&world.blobs).await;
     age(&world.blobs, &digests);
     let path = world.blobs.path(image.digest());
-    for missing in [false, true] {
-        std::fs::remove_file(&path).unwrap();
-        if !missing {
-            std::fs::write(&path, b"{}").unwrap();
-        }
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"{}").unwrap();
+    // Damaged, and then moved aside.
+    for _ in 0..2 {
         let refused = world.registry.collect(DAY, false, None).await.unwrap_err();
         assert!(matches!(refused, CollectError::Unreadable { .. }), "{refused}");
-        assert_eq!(all(&world.blobs).await.len(), digests.len() - usize::from(missing));
+        assert_eq!(all(&world.blobs).await.len(), digests.len() - 1);
     }
     world.put("a/b", "1", &image).await.expect(201);
     assert_eq!(collect(&world).await.removed, 1);

@@ -1,6 +1,5 @@
 //! Reading with the digest checked before the end is given away.
 
-use std::fs::File;
 use std::io::{self, Cursor};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use adamant_digest::{Digest, DigestMismatch, Hasher};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::JoinHandle;
 
+use super::content::Content;
 use super::{Inner, SMALL_BYTES, read_full};
 use crate::{ReadBlobError, Reader};
 
@@ -19,21 +19,21 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// Opens a blob. Blocking.
 pub(super) fn open(store: &Arc<Inner>, digest: Digest) -> Result<Reader, ReadBlobError> {
-    let failed = |source| ReadBlobError::Io { digest, source };
-    let (file, size) = store.stored(digest).map_err(failed)?.ok_or(ReadBlobError::NotFound(digest))?;
+    let content = store.readable(digest)?;
+    let size = content.size;
     if size <= SMALL_BYTES {
-        drop(file);
+        drop(content);
         let bytes = store.get(digest)?.into_bytes();
         return Ok(Reader { size: bytes.len() as u64, bytes: Box::pin(Cursor::new(bytes)) });
     }
-    let source = Source { store: Arc::clone(store), file, hasher: Hasher::new(), digest, size, given: 0 };
+    let source = Source { store: Arc::clone(store), content, hasher: Hasher::new(), digest, size, given: 0 };
     let reader = Checking { chunk: Vec::new(), position: 0, next: Next::Idle(Box::new(source)) };
     Ok(Reader { size, bytes: Box::pin(reader) })
 }
 
 struct Source {
     store: Arc<Inner>,
-    file: File,
+    content: Content,
     hasher: Hasher,
     digest: Digest,
     size: u64,
@@ -46,7 +46,7 @@ impl Source {
         let left = self.size - self.given;
         let want = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
         chunk.resize(want, 0);
-        let n = read_full(&mut self.file, chunk)?;
+        let n = read_full(&mut self.content, chunk)?;
         self.hasher.update(&chunk[..n]);
         self.given += n as u64;
         if n == want && self.given < self.size {
@@ -55,14 +55,15 @@ impl Source {
         if n == want {
             // Bytes after the end make it another blob.
             let mut more = [0; 1];
-            let extra = read_full(&mut self.file, &mut more)?;
+            let extra = read_full(&mut self.content, &mut more)?;
             self.hasher.update(&more[..extra]);
         }
         let found = std::mem::take(&mut self.hasher).finish();
         if found == self.digest {
+            self.store.quarantine.heal(self.digest);
             return Ok(());
         }
-        let corrupt = self.store.corrupt(DigestMismatch { expected: self.digest, found });
+        let corrupt = self.store.corrupt(DigestMismatch { expected: self.digest, found }, &self.content);
         Err(io::Error::new(io::ErrorKind::InvalidData, corrupt))
     }
 }

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics says where")]
 
 mod lock;
+mod pack;
+mod quarantine;
 mod remove;
 mod temp;
 
