@@ -90,13 +90,11 @@ impl BlobStore for Memory {
     }
 
     fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, std::io::Result<bool>> {
-        let gone = match idle_since {
-            Some(_) => self.bytes(digest).is_none(),
-            None => {
-                self.0.lock().unwrap().remove(&digest);
-                true
-            }
-        };
+        let mut blobs = self.0.lock().unwrap();
+        if idle_since.is_none() {
+            blobs.remove(&digest);
+        }
+        let gone = !blobs.contains_key(&digest);
         Box::pin(async move { Ok(gone) })
     }
 }
