@@ -158,6 +158,11 @@ pub enum Who {
     Denied,
 }
 
+/// An extension of a request: the address it comes from. Callers who have nothing else to be told
+/// apart by are told apart by it where they share what is scarce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub std::net::IpAddr);
+
 /// Where tokens are to be had: the `realm` and `service` of a `Bearer` challenge.
 /// Spec: distribution, "Token Authentication Specification".
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,6 +23,8 @@ mod condition;
 mod contents;
 mod damaged;
 mod evidence;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod gate;
 mod http;
 mod manifests;
@@ -34,7 +36,7 @@ mod registry;
 mod uploads;
 mod upstream;
 
-pub use access::{Access, Action, ParseScopeError, Realm, Rights, Scope, Who, Within};
+pub use access::{Access, Action, ParseScopeError, Peer, Realm, Rights, Scope, Who, Within};
 pub use body::{Body, BodyError};
 pub use collect::{CollectError, Collected, SCANNED_BYTES};
 pub use condition::Condition;

@@ -640,7 +640,8 @@ impl Registry {
     }
 
     /// Manifests of a repository that name `subject`, each with its descriptor, in the order of
-    /// their digests: those after `after`, at most `limit` before the filter by type. The
+    /// their digests: those after `after`, at most `limit` before the filter by type, and at most
+    /// [`Limits::manifest_bytes`](crate::Limits) of manifests, but at least one. The
     /// second value is the digest to go on after, if there are more.
     pub async fn referrers(
         &self,
@@ -653,15 +654,24 @@ impl Registry {
         let prefix = names::referrers(repository, subject);
         let start = after.map(|digest| format!("{prefix}{digest}")).unwrap_or_default();
         let bound = self.ledger.bindings(BindingKind::Tag, &prefix, &start, limit.saturating_add(1)).await?;
-        let more = bound.len() > limit;
+        let mut more = bound.len() > limit;
         let mut descriptors = Vec::new();
         let mut last = None;
+        let mut read = 0;
         for (_, bound) in bound.into_iter().take(limit) {
-            last = Some(bound.digest);
             if self.erased.contains(bound.digest) {
+                last = Some(bound.digest);
                 continue;
             }
-            let descriptor = self.manifest(bound.digest).await?.referrer();
+            let manifest = self.manifest(bound.digest).await?;
+            // A descriptor has the annotations of its manifest and is no longer than it, more or less.
+            read += usize::try_from(manifest.size()).unwrap_or(usize::MAX);
+            if last.is_some() && read > self.limits.manifest_bytes {
+                more = true;
+                break;
+            }
+            last = Some(bound.digest);
+            let descriptor = manifest.referrer();
             if artifact_type.is_none_or(|wanted| descriptor.artifact_type.as_deref() == Some(wanted)) {
                 descriptors.push(descriptor);
             }

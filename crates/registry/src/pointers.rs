@@ -21,6 +21,7 @@ use adamant_attest::predicate::{Pointer, Predicate, Role};
 use adamant_digest::Digest;
 use adamant_oci::{Manifest, RepositoryName, Tag};
 use adamant_store::{Chain, Fact, LedgerError, Subject};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{Pattern, Registry, names};
@@ -125,12 +126,13 @@ pub(crate) fn grows(name: &str, old: &Manifest, new: &Manifest) -> Result<(), Sh
     if kind(old) != kind(new) {
         return Err(shrinks(format!("the form `{}`", kind(old))));
     }
+    let unreadable = || shrinks("an entry that is nested too deeply to be compared".to_owned());
     // One for one: the same signature twice stays there twice.
     let mut there: HashMap<String, usize> = HashMap::new();
-    for item in items(new) {
+    for item in items(new).ok_or_else(unreadable)? {
         *there.entry(item.to_string()).or_default() += 1;
     }
-    for item in items(old) {
+    for item in items(old).ok_or_else(unreadable)? {
         let Some(left @ 1..) = there.get_mut(&item.to_string()) else {
             let digest = item.get("digest").and_then(Value::as_str).unwrap_or("an entry without a digest");
             return Err(shrinks(digest.to_owned()));
@@ -140,11 +142,16 @@ pub(crate) fn grows(name: &str, old: &Manifest, new: &Manifest) -> Result<(), Sh
     Ok(())
 }
 
-fn items(manifest: &Manifest) -> Vec<Value> {
-    // It was parsed before, so it is an object; what is no list holds nothing.
-    let value: Value = serde_json::from_slice(manifest.bytes().bytes()).unwrap_or_default();
-    let list = |key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-    [list("manifests"), list("layers")].concat()
+/// What a manifest lists, with members that nobody here knows. `None` if that cannot be read: the
+/// manifest was parsed before, but by a parser that skips unknown members however deep they are.
+fn items(manifest: &Manifest) -> Option<Vec<Value>> {
+    #[derive(Deserialize)]
+    struct Lists {
+        manifests: Option<Vec<Value>>,
+        layers: Option<Vec<Value>>,
+    }
+    let lists: Lists = serde_json::from_slice(manifest.bytes().bytes()).ok()?;
+    Some([lists.manifests.unwrap_or_default(), lists.layers.unwrap_or_default()].concat())
 }
 
 /// The fact that moves a pointer, if it stands where the caller has seen it.
@@ -231,6 +238,21 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_compared_does_not_grow() {
+        let entry = format!(r#"{{"mediaType":"a/b","digest":"{}","size":1,"x":DEEP}}"#, Digest::of(b"x"));
+        let list = |x: &str, top: &str| {
+            let text = format!(r#"{{"schemaVersion":2,"manifests":[{}],"y":{top}}}"#, entry.replace("DEEP", x));
+            Manifest::parse(text.into_bytes()).unwrap()
+        };
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let empty = Manifest::parse(br#"{"schemaVersion":2,"manifests":[]}"#.to_vec()).unwrap();
+        for (old, holds) in [(list("1", "1"), true), (list(&deep, "1"), false), (list("1", &deep), true)] {
+            assert!(grows("a:t", &old, &empty).is_err());
+            assert_eq!(grows("a:t", &old, &old).is_ok(), holds);
+        }
+    }
 
     #[test]
     fn knows_the_tags_of_older_clients() {

@@ -107,7 +107,19 @@ pub(crate) struct Uploads {
 }
 
 struct Session {
+    /// Who began it; `None`: somebody, before the last start of the server.
+    owner: Option<Owner>,
     state: Arc<tokio::sync::Mutex<State>>,
+}
+
+/// A caller, by what the server knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Owner(Digest);
+
+impl Owner {
+    fn of(name: &str) -> Self {
+        Self(Digest::of(name.as_bytes()))
+    }
 }
 
 struct State {
@@ -154,30 +166,68 @@ impl Uploads {
         Ok(Self { directory, limits, clock, sessions: Mutex::new(sessions), held: Arc::new(AtomicU64::new(held)) })
     }
 
-    /// Begins an upload and returns its id.
-    pub(crate) async fn start(&self, repository: &RepositoryName) -> Result<String, UploadError> {
+    /// Begins an upload of `owner` and returns its id. When all places are taken, whoever has
+    /// most of them gives one up for whoever has fewer.
+    pub(crate) async fn start(&self, repository: &RepositoryName, owner: &str) -> Result<String, UploadError> {
         if self.count() >= self.limits.uploads {
             self.sweep().await;
+            if self.count() >= self.limits.uploads {
+                self.make_room(owner).await;
+            }
         }
         let id = random_id()?;
         let key = key(repository, &id);
         let path = self.directory.join(&key);
-        let created = path.clone();
-        blocking(move || File::options().write(true).create_new(true).open(created).map(drop)).await?;
         let state = State { path: path.clone(), length: 0, touched: (self.clock)(), ended: false };
-        let full = {
+        let state = Arc::new(tokio::sync::Mutex::new(state));
+        let held = state.clone().try_lock_owned().map_err(io::Error::other)?;
+        {
             let mut sessions = self.sessions();
-            let full = sessions.len() >= self.limits.uploads;
-            if !full {
-                sessions.insert(key, Arc::new(Session { state: Arc::new(tokio::sync::Mutex::new(state)) }));
+            if sessions.len() >= self.limits.uploads {
+                return Err(UploadError::TooMany { count: self.limits.uploads });
             }
-            full
-        };
-        if full {
-            blocking(move || std::fs::remove_file(path)).await?;
-            return Err(UploadError::TooMany { count: self.limits.uploads });
+            // Before the file is made: a request that is dropped meanwhile leaves an upload that
+            // expires, and never a file that nobody knows.
+            sessions.insert(key.clone(), Arc::new(Session { owner: Some(Owner::of(owner)), state }));
         }
-        Ok(id)
+        let created = blocking(move || {
+            File::options().write(true).create_new(true).open(path)?;
+            Ok(held)
+        });
+        match created.await {
+            Ok(_) => Ok(id),
+            Err(error) => {
+                self.sessions().remove(&key);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Ends the idlest upload of the owner who has most, if that is more than `owner` has.
+    async fn make_room(&self, owner: &str) {
+        let owner = Some(Owner::of(owner));
+        let all: Vec<_> = self.sessions().iter().map(|(key, session)| (key.clone(), session.clone())).collect();
+        let mut counts: HashMap<_, usize> = HashMap::new();
+        for (_, session) in &all {
+            *counts.entry(session.owner).or_default() += 1;
+        }
+        let own = counts.get(&owner).copied().unwrap_or_default();
+        let Some((most, _)) =
+            counts.into_iter().filter(|(of, count)| *of != owner && *count > own).max_by_key(|of| of.1)
+        else {
+            return;
+        };
+        // Whoever holds the lock is using it.
+        let idlest = all
+            .into_iter()
+            .filter(|(_, session)| session.owner == most)
+            .filter_map(|(key, session)| Some(Held { key, state: session.state.clone().try_lock_owned().ok()? }))
+            .filter(|held| !held.state.ended)
+            .min_by_key(|held| held.state.touched);
+        if let Some(held) = idlest {
+            tracing::info!(upload = held.key, "an idle upload made room for somebody who has fewer");
+            self.remove(held).await;
+        }
     }
 
     /// Takes an upload for this request alone.
@@ -283,12 +333,14 @@ impl Uploads {
     /// Forgets an upload and its bytes.
     pub(crate) async fn remove(&self, mut held: Held) {
         held.state.ended = true;
-        self.sessions().remove(&held.key);
-        self.held.fetch_sub(held.state.length, Ordering::Relaxed);
+        self.held.fetch_sub(std::mem::take(&mut held.state.length), Ordering::Relaxed);
         let path = held.state.path.clone();
-        if let Err(error) = blocking(move || std::fs::remove_file(path)).await {
-            // The next start finds the file again and it expires then.
-            tracing::warn!(%error, path = %held.state.path.display(), "a finished upload cannot be removed");
+        match blocking(move || std::fs::remove_file(path)).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                // It keeps its place, so that the next sweep tries again; nobody else finds it.
+                tracing::warn!(%error, path = %held.state.path.display(), "a finished upload cannot be removed");
+            }
+            _ => drop(self.sessions().remove(&held.key)),
         }
     }
 
@@ -300,7 +352,7 @@ impl Uploads {
             // Whoever holds the lock is using it.
             let Ok(state) = session.state.clone().try_lock_owned() else { continue };
             let age = now.duration_since(state.touched).unwrap_or_default();
-            if !state.ended && age >= self.limits.upload_expiry {
+            if state.ended || age >= self.limits.upload_expiry {
                 self.remove(Held { key, state }).await;
                 removed += 1;
             }
@@ -396,7 +448,7 @@ fn scan(directory: &PathBuf, limits: &Limits) -> io::Result<(HashMap<String, Arc
         }
         held += metadata.len();
         let state = State { path: entry.path(), length: metadata.len(), touched: metadata.modified()?, ended: false };
-        sessions.insert(name, Arc::new(Session { state: Arc::new(tokio::sync::Mutex::new(state)) }));
+        sessions.insert(name, Arc::new(Session { owner: None, state: Arc::new(tokio::sync::Mutex::new(state)) }));
     }
     Ok((sessions, held))
 }

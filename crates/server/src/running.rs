@@ -193,6 +193,8 @@ async fn housekeeping(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
     let mut tick = tokio::time::interval(HOUSEKEEPING);
     tick.reset();
     tokio::pin!(stop);
+    // What expired while no server ran.
+    platform.registry.sweep().await;
     loop {
         tokio::select! {
             () = &mut stop => return,

@@ -3,8 +3,8 @@
 //!
 //! Whoever reaches the port can open connections, token or not. None of them may keep others out:
 //! when all places are taken, the connection whose client keeps the server waiting longest is
-//! ended for the new one. A request that is being worked on or whose answer is being taken is
-//! never ended, however long it lasts.
+//! ended for the new one. A request that is being worked on, whose body is arriving or whose answer
+//! is being taken is never ended, however long it lasts.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -41,8 +41,11 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// How long a connection without a request is left alone when its place is wanted.
 const IDLE_PATIENCE: Duration = Duration::from_millis(100);
-/// How long a client that takes nothing of its answer is left alone when its place is wanted.
+/// How long a client that takes nothing of its answer, or sends next to nothing of its request, is
+/// left alone when its place is wanted.
 const STALL_PATIENCE: Duration = Duration::from_secs(10);
+/// What must arrive of a body in that time, in bytes, to count as sending.
+const PROGRESS_BYTES: usize = 16 * 1024;
 /// Pause after the system refused a connection, and between looks for a place.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -184,8 +187,12 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         service_fn(move |mut request: Request<Incoming>| {
             if let Some(sent) = sent {
                 request.extensions_mut().insert(sent);
+                if let Some(from) = sent.from {
+                    request.extensions_mut().insert(adamant_registry::Peer(from.ip()));
+                }
             }
             let under_way = UnderWay::of(&peer);
+            let request = request.map(|body| Asked { body, peer: Arc::clone(&peer), arrived: 0 });
             let answer = router.call(request);
             async move {
                 let answer = answer.await?;
@@ -278,6 +285,8 @@ struct State {
     under_way: bool,
     /// The client takes nothing of what is being written.
     stalled: bool,
+    /// The client has not sent what is being read.
+    starved: bool,
     /// Its number among the waiting.
     number: Option<u64>,
 }
@@ -292,10 +301,10 @@ impl Peer {
     /// Changes the state and, with it, whether this client is waited for.
     fn note(&self, change: impl FnOnce(&mut State)) {
         let mut state = lock(&self.state);
-        let before = (state.under_way, state.stalled, state.number.is_some());
+        let before = (state.under_way, state.stalled, state.starved, state.number.is_some());
         change(&mut state);
-        let waits = !state.under_way || state.stalled;
-        if before == (state.under_way, state.stalled, waits) {
+        let waits = !state.under_way || state.stalled || state.starved;
+        if before == (state.under_way, state.stalled, state.starved, waits) {
             return;
         }
         let mut waiting = lock(&self.room.waiting);
@@ -303,7 +312,7 @@ impl Peer {
             waiting.clients.remove(&number);
         }
         if waits {
-            let patience = if state.stalled { STALL_PATIENCE } else { IDLE_PATIENCE };
+            let patience = if state.stalled || state.starved { STALL_PATIENCE } else { IDLE_PATIENCE };
             let number = waiting.next;
             waiting.next += 1;
             state.number = Some(number);
@@ -339,7 +348,57 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.note(|state| state.under_way = false);
+        self.0.note(|state| {
+            state.under_way = false;
+            state.starved = false;
+        });
+    }
+}
+
+/// The body of a request, as it is; it notes when its client sends next to nothing.
+struct Asked {
+    body: Incoming,
+    peer: Arc<Peer>,
+    /// Bytes since the wait for the client began.
+    arrived: usize,
+}
+
+impl HttpBody for Asked {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Pending => {
+                if self.arrived >= PROGRESS_BYTES {
+                    // The wait begins anew.
+                    self.arrived = 0;
+                    self.peer.note(|state| state.starved = false);
+                }
+                self.peer.note(|state| state.starved = true);
+            }
+            Poll::Ready(Some(Ok(frame))) => self.arrived += frame.data_ref().map_or(0, Bytes::len),
+            Poll::Ready(_) => self.peer.note(|state| state.starved = false),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.peer.note(|state| state.starved = false);
     }
 }
 
@@ -526,6 +585,28 @@ mod tests {
         let _stalled = [server.send(request).await, server.send(request).await];
         let answer = tokio::time::timeout(STALL_PATIENCE * 3, server.ask("/healthz")).await.unwrap();
         assert!(answer.ends_with("ok"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn bodies_that_do_not_come_keep_nobody_out() {
+        let server = served(3, Duration::from_mins(5)).await;
+        let head = "POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+        let _silent = server.send(head).await;
+        // Dripping is not sending.
+        let mut dripping = [server.send(head).await, server.send(head).await];
+        let dripped = tokio::spawn(async move {
+            for _ in 0..60 {
+                for stream in &mut dripping {
+                    let _ = stream.write_all(b"x").await;
+                }
+                tokio::time::sleep(LONG).await;
+            }
+        });
+        for _ in 0..2 {
+            let answer = tokio::time::timeout(STALL_PATIENCE * 3, server.ask("/healthz")).await.unwrap();
+            assert!(answer.ends_with("ok"), "{answer}");
+        }
+        dripped.abort();
     }
 
     #[tokio::test]

@@ -11,8 +11,8 @@ use super::{Asked, OCI_FILTERS, json, set};
 use crate::body;
 use crate::{Access, Body, Registry};
 
-/// Referrers in one answer. Few clients follow a `Link` here, and with the descriptors of this
-/// many the answer is no longer than a manifest may be.
+/// Referrers in one answer, if their manifests together are no longer than one may be: few clients
+/// follow a `Link` here, so an answer has as many as can be.
 const REFERRERS: usize = 2_000;
 
 impl Registry {
@@ -72,7 +72,7 @@ impl Registry {
 }
 
 /// Names in a page: `n`, bounded.
-fn page(query: &Query, most: usize) -> Result<usize, Failure> {
+pub(super) fn page(query: &Query, most: usize) -> Result<usize, Failure> {
     let Some(text) = query.value("n") else { return Ok(most) };
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if !digits {

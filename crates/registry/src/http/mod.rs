@@ -2,6 +2,8 @@
 
 mod blobs;
 mod failure;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod listings;
 mod manifests;
 mod range;
@@ -16,7 +18,7 @@ use self::failure::Failure;
 use self::route::{Parsed, Query, Route, Target};
 use crate::access::{Action, Decision, Needs, Place};
 use crate::body::{self, Incoming};
-use crate::{Access, Body, Registry};
+use crate::{Access, Body, Peer, Registry};
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -31,6 +33,8 @@ pub(crate) struct Asked {
     headers: HeaderMap,
     query: Query,
     access: Access,
+    /// Who shares what is scarce: the actor and where they call from.
+    owner: String,
 }
 
 /// What a request came to, for the server's record: [`Registry::handle`] puts it into the
@@ -118,7 +122,9 @@ impl Registry {
         if pushes && let Some(upstream) = self.upstreams.owner(&repository) {
             return Err(Failure::upstream_only(&repository, &upstream.config.url));
         }
-        let asked = Asked { method: head.method, headers: head.headers, query, access };
+        let peer = head.extensions.get::<Peer>().map(|peer| peer.0.to_string()).unwrap_or_default();
+        let owner = format!("{} {peer}", access.actor());
+        let asked = Asked { method: head.method, headers: head.headers, query, access, owner };
         match (target, asked.method.as_str()) {
             (Target::Manifest(reference), "GET" | "HEAD") => self.get_manifest(&repository, &reference, &asked).await,
             (Target::Manifest(reference), "PUT") => {

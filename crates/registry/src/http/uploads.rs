@@ -40,7 +40,7 @@ impl Registry {
             return Ok(created(repository, &named));
         }
         self.check_space()?;
-        let id = self.uploads.start(repository).await?;
+        let id = self.uploads.start(repository, &asked.owner).await?;
         Ok(under_way(StatusCode::ACCEPTED, repository, &id, 0))
     }
 

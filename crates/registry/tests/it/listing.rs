@@ -2,6 +2,7 @@
 
 use adamant_digest::Digest;
 use adamant_oci::{ArtifactMeta, Descriptor, Manifest, media};
+use adamant_registry::Limits;
 use serde_json::json;
 
 use crate::world::{Answer, World};
@@ -116,4 +117,28 @@ async fn end_12_referrers() {
     // A referrer is about its subject in the ledger too.
     let about = adamant_store::Ledger::about(&*world.ledger, subject.digest(), 100).await.unwrap();
     assert!(about.len() >= 4, "{about:?}");
+}
+
+#[tokio::test]
+async fn end_12_referrers_with_much_text_come_in_pages() {
+    let world = World::with(Limits { manifest_bytes: 20_000, ..Limits::default() }).await;
+    let subject = world.image("a", "subject").await;
+    world.put("a", "v1", &subject).await.expect(201);
+    for n in 0..5 {
+        let text = format!("{n}{}", "x".repeat(9_000));
+        world.put("a", &format!("r{n}"), &referrer(&subject, None, &text)).await.expect(201);
+    }
+    let mut path = format!("/v2/a/referrers/{}", subject.digest());
+    let (mut seen, mut pages) = (Vec::new(), 0);
+    loop {
+        let answer = world.get(&path).await.expect(200);
+        assert!(answer.bytes().len() <= 20_500, "{} bytes", answer.bytes().len());
+        seen.extend(answer.json()["manifests"].as_array().unwrap().iter().map(|d| d["digest"].to_string()));
+        pages += 1;
+        let Some(next) = answer.header("link").strip_prefix('<').and_then(|rest| rest.split('>').next()) else { break };
+        path = next.to_owned();
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!((seen.len(), pages), (5, 3));
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adamant_digest::Digest;
-use adamant_registry::Limits;
+use adamant_registry::{Access, Limits, Rights};
 use tokio::io::AsyncWriteExt;
 
 use crate::world::World;
@@ -200,4 +200,52 @@ async fn uploads_are_bounded_and_expire() {
     world.pass(expiry);
     start(&world, "a").await;
     assert_eq!(files(&world), 1);
+}
+
+#[tokio::test]
+async fn whoever_holds_most_uploads_gives_one_up() {
+    let world = World::with(Limits { uploads: 4, ..Limits::default() }).await;
+    let be = |name: &str| *world.access.lock().unwrap() = Access::known(name, Rights::all());
+    be("greedy");
+    let first = start(&world, "a").await;
+    let mut rest = Vec::new();
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(1));
+        rest.push(start(&world, "a").await);
+    }
+    // Nobody has more than they: no place for them.
+    world.send("POST", "/v2/a/blobs/uploads/", &[], b"").await.fails(429, "TOOMANYREQUESTS");
+    be("modest");
+    let own = start(&world, "a").await;
+    // The idlest one made room, and no other.
+    world.get(&first).await.fails(404, "BLOB_UPLOAD_UNKNOWN");
+    for location in rest.iter().chain([&own]) {
+        world.get(location).await.expect(204);
+    }
+    assert_eq!(files(&world), 4);
+    // Two and two are fair shares; a third caller gets one all the same.
+    start(&world, "a").await;
+    world.send("POST", "/v2/a/blobs/uploads/", &[], b"").await.fails(429, "TOOMANYREQUESTS");
+    be("third");
+    start(&world, "a").await;
+    assert_eq!(files(&world), 4);
+}
+
+#[tokio::test]
+async fn an_upload_whose_file_cannot_be_removed_is_swept_later() {
+    let world = World::new().await;
+    let location = start(&world, "a").await;
+    let id = location.rsplit('/').next().unwrap();
+    let entry = std::fs::read_dir(world.directory.path().join("uploads")).unwrap().next().unwrap().unwrap().path();
+    assert!(entry.file_name().unwrap().to_str().unwrap().starts_with(id));
+    // A directory cannot be removed as a file is.
+    std::fs::remove_file(&entry).unwrap();
+    std::fs::create_dir(&entry).unwrap();
+    world.send("DELETE", &location, &[], b"").await.expect(204);
+    world.get(&location).await.fails(404, "BLOB_UPLOAD_UNKNOWN");
+    assert_eq!(files(&world), 1);
+    std::fs::remove_dir(&entry).unwrap();
+    std::fs::write(&entry, b"").unwrap();
+    assert_eq!(world.registry.sweep().await, 1);
+    assert_eq!(files(&world), 0);
 }
