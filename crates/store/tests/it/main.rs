@@ -3,6 +3,7 @@
 
 mod lock;
 mod remove;
+mod s3;
 mod temp;
 
 use std::fs::{File, OpenOptions};
