@@ -121,7 +121,11 @@ impl Postgres {
             .stderr(err)
             .status()
             .expect("initdb runs");
-        assert!(made.success(), "initdb: {}", std::fs::read_to_string(dir.path().join("initdb.log")).unwrap_or_default());
+        assert!(
+            made.success(),
+            "initdb: {}",
+            std::fs::read_to_string(dir.path().join("initdb.log")).unwrap_or_default()
+        );
         let port = free_port();
         let child = Self::spawn(&programs, dir.path(), port);
         let mut server = Self { child, port, dir };

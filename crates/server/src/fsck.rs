@@ -7,7 +7,7 @@ use std::sync::Arc;
 use adamant_api::{Finding, FsckReport};
 use adamant_attest::predicate::{BindingKind, Predicate, Role};
 use adamant_digest::{Digest, Sha512Hasher};
-use adamant_ledger::{Keys, SqliteLedger, TrustValues};
+use adamant_ledger::{Keys, SqlLedger, TrustValues};
 use adamant_oci::{Content, ContentDigest, Manifest};
 use adamant_release::{Document as _, Release};
 use adamant_source::{Depth, Repositories};
@@ -50,7 +50,7 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
     if let Err(problem) = &trust {
         find("trust.json".to_owned(), problem.clone());
     }
-    let ledger = SqliteLedger::open_read_only(&database, trust.ok())
+    let ledger = SqlLedger::open_read_only(&database, trust.ok())
         .await
         .map_err(|e| Problem::damaged("the ledger cannot be opened").cause(e))?;
     for found in ledger.check().await? {
@@ -112,7 +112,7 @@ fn trusted(data: &Path) -> Result<TrustValues, String> {
 }
 
 /// Private keys that the ledger does not know: nothing they sign would hold.
-async fn keys(data: &Path, ledger: &SqliteLedger) -> Result<Vec<(String, String)>, Problem> {
+async fn keys(data: &Path, ledger: &SqlLedger) -> Result<Vec<(String, String)>, Problem> {
     let keys = match Keys::open(&data.join("keys")) {
         Ok(keys) => keys,
         Err(error) => return Ok(vec![("keys".to_owned(), error.to_string())]),
@@ -137,7 +137,7 @@ async fn keys(data: &Path, ledger: &SqliteLedger) -> Result<Vec<(String, String)
 }
 
 /// Published files against what the ledger says they are.
-async fn published(data: &Path, ledger: &SqliteLedger, size: u64) -> Result<Vec<String>, Problem> {
+async fn published(data: &Path, ledger: &SqlLedger, size: u64) -> Result<Vec<String>, Problem> {
     let mut problems = Vec::new();
     let root = data.join("log");
     let mut dirs = vec![root.join("tile")];
@@ -171,7 +171,7 @@ async fn published(data: &Path, ledger: &SqliteLedger, size: u64) -> Result<Vec<
     Ok(problems)
 }
 
-async fn promised(ledger: &SqliteLedger, size: u64) -> Result<Promised, Problem> {
+async fn promised(ledger: &SqlLedger, size: u64) -> Result<Promised, Problem> {
     let mut promised = Promised::default();
     let mut from = 0;
     while from < size {

@@ -9,7 +9,7 @@ use adamant_api::Class;
 use adamant_audit::Trust;
 use adamant_build::{Builder, BuilderConfig, Host};
 use adamant_fetch::Fetcher;
-use adamant_ledger::{Keys, SqliteLedger};
+use adamant_ledger::{Keys, SqlLedger};
 use adamant_registry::Registry;
 use adamant_sandbox::Sandbox;
 use adamant_store::{BlobStore, DataLock, DataLockError, Ledger};
@@ -85,17 +85,17 @@ pub(crate) fn now() -> String {
     i64::try_from(seconds).ok().and_then(adamant_attest::format_time).unwrap_or_default()
 }
 
-pub(crate) async fn ledger(data: &Path) -> Result<SqliteLedger, Problem> {
+pub(crate) async fn ledger(data: &Path) -> Result<SqlLedger, Problem> {
     let keys =
         Keys::open_or_create(&data.join("keys")).map_err(|e| Problem::damaged("the keys cannot be used").cause(e))?;
-    SqliteLedger::open(&data.join("adamant.db"), keys, Arc::new(SystemTime::now), None)
+    SqlLedger::open(&data.join("adamant.db"), keys, Arc::new(SystemTime::now), None)
         .await
         .map_err(|e| Problem::damaged("the ledger cannot be opened").cause(e))
 }
 
 /// Writes `trust.json` if it is not there. It is never replaced: that it differs from the keys
 /// is for `fsck` to say.
-pub(crate) fn write_trust(data: &Path, ledger: &SqliteLedger) -> Result<(), Problem> {
+pub(crate) fn write_trust(data: &Path, ledger: &SqlLedger) -> Result<(), Problem> {
     let path = data.join("trust.json");
     if path.exists() {
         return Ok(());
@@ -162,7 +162,7 @@ pub(crate) fn builder(config: &Config, blobs: Arc<dyn BlobStore>) -> Result<Buil
 }
 
 /// A project owns the repositories below its name.
-fn owned(ledger: Arc<SqliteLedger>) -> adamant_registry::Owned {
+fn owned(ledger: Arc<SqlLedger>) -> adamant_registry::Owned {
     Arc::new(move |project| {
         let ledger = Arc::clone(&ledger);
         Box::pin(async move { Ok(ledger.chain_head(&crate::facts::policy(&project)).await?.is_some()) })
@@ -172,7 +172,7 @@ fn owned(ledger: Arc<SqliteLedger>) -> adamant_registry::Owned {
 pub(crate) async fn registry(
     config: &Config,
     blobs: &Arc<dyn BlobStore>,
-    ledger: &Arc<SqliteLedger>,
+    ledger: &Arc<SqlLedger>,
     erased: adamant_store::Erased,
 ) -> Result<Registry, Problem> {
     let upstreams = crate::upstream::open(config, blobs, ledger).await?;

@@ -13,7 +13,7 @@ use adamant_build::Builder;
 use adamant_deploy::Local;
 use adamant_digest::Digest;
 use adamant_fetch::Fetcher;
-use adamant_ledger::SqliteLedger;
+use adamant_ledger::SqlLedger;
 use adamant_registry::Registry;
 use adamant_release::{Configuration, Document, Policy, Release};
 use adamant_source::{Oid, Push, Receiver, Repositories, Repository};
@@ -61,7 +61,7 @@ pub struct Platform {
     pub(crate) store: Arc<dyn BlobStore>,
     pub(crate) erased: Erased,
     pub(crate) collected: crate::collect::Counters,
-    pub(crate) ledger: Arc<SqliteLedger>,
+    pub(crate) ledger: Arc<SqlLedger>,
     pub(crate) facts: Facts,
     pub(crate) source: Repositories,
     pub(crate) fetcher: Fetcher,

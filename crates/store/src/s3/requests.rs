@@ -71,7 +71,9 @@ impl Requests {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()
-            .map_err(|error| io::Error::other(format!("no client for the bucket {} can be made: {error}", bucket.name())))?;
+            .map_err(|error| {
+                io::Error::other(format!("no client for the bucket {} can be made: {error}", bucket.name()))
+            })?;
         Ok(Self { client, bucket, credentials, prefix })
     }
 
@@ -255,7 +257,8 @@ impl Requests {
             let etags = etags.iter().map(String::as_str);
             self.bucket.complete_multipart_upload(Some(&self.credentials), object, id, etags)
         };
-        let answer = self.send(about, |client| client.post(complete().sign(SIGNED_FOR)).body(complete().body())).await?;
+        let answer =
+            self.send(about, |client| client.post(complete().sign(SIGNED_FOR)).body(complete().body())).await?;
         if answer.status().is_success() {
             // The status is sent before the store knows; the body tells.
             let text = self.text(about, answer).await?;
@@ -327,7 +330,8 @@ impl Requests {
             (500.., _) => "look at the store's own log",
             _ => "check `[blobs]` in server.toml",
         };
-        let kind = if matches!(status.as_u16(), 401 | 403) { io::ErrorKind::PermissionDenied } else { io::ErrorKind::Other };
+        let kind =
+            if matches!(status.as_u16(), 401 | 403) { io::ErrorKind::PermissionDenied } else { io::ErrorKind::Other };
         let location = self.location(about.key);
         let text = format!("{location}: {} was answered with {status}{said}: {fix}", about.verb);
         (code, io::Error::new(kind, text))
@@ -381,9 +385,8 @@ fn jittered(pause: Duration) -> Duration {
 
 /// Bytes `from..from + length` of a source as the body of a request.
 fn with_body(request: reqwest::RequestBuilder, source: &Source, from: u64, length: u64) -> reqwest::RequestBuilder {
-    let request = request
-        .header(CONTENT_LENGTH, length)
-        .timeout(BASE + Duration::from_secs(length / LEAST_BYTES_PER_SECOND));
+    let request =
+        request.header(CONTENT_LENGTH, length).timeout(BASE + Duration::from_secs(length / LEAST_BYTES_PER_SECOND));
     match source {
         Source::Memory(bytes) if from == 0 && length == source.len() => request.body(bytes.clone()),
         _ => {

@@ -25,7 +25,9 @@ pub struct S3Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum S3SettingsError {
     /// Not `s3://bucket/prefix`.
-    #[error("`{0}` does not name a bucket: write `s3://bucket` or `s3://bucket/prefix`, with letters, digits, `.`, `-`, `_`")]
+    #[error(
+        "`{0}` does not name a bucket: write `s3://bucket` or `s3://bucket/prefix`, with letters, digits, `.`, `-`, `_`"
+    )]
     Url(String),
     /// Not an address.
     #[error("the endpoint `{endpoint}` cannot be used: {reason}; write `https://host` or `http://host:port`")]
@@ -36,7 +38,9 @@ pub enum S3SettingsError {
         reason: String,
     },
     /// No access key anywhere.
-    #[error("there is no access key for the bucket: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a file with them")]
+    #[error(
+        "there is no access key for the bucket: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a file with them"
+    )]
     NoCredentials,
     /// The file of access keys.
     #[error("the credentials file {} cannot be used: {reason}", path.display())]
@@ -161,7 +165,17 @@ mod tests {
         check("s3://bucket", Some(("bucket", "")));
         check("s3://bucket/", Some(("bucket", "")));
         check("s3://bucket/a/b/", Some(("bucket", "a/b/")));
-        for bad in ["bucket", "s3://", "s3:///a", "s3://b/..", "s3://b/a//c", "s3://b/./a", "s3://../a", "s3://b/ä", "s3://b/a?x"] {
+        for bad in [
+            "bucket",
+            "s3://",
+            "s3:///a",
+            "s3://b/..",
+            "s3://b/a//c",
+            "s3://b/./a",
+            "s3://../a",
+            "s3://b/ä",
+            "s3://b/a?x",
+        ] {
             check(bad, None);
         }
         assert!(S3Settings::new("s3://b", Some("ftp://x"), "r", true, some()).is_err());

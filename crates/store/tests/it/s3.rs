@@ -24,6 +24,8 @@ struct Place {
     secret: String,
     region: String,
     bucket: &'static str,
+    /// Of this run: a store that is not ours may hold what earlier runs left.
+    prefix: String,
     spool: tempfile::TempDir,
 }
 
@@ -37,10 +39,17 @@ impl Place {
             secret: variable("AWS_SECRET_ACCESS_KEY", "test"),
             region: variable("AWS_DEFAULT_REGION", "us-east-1"),
             bucket,
+            prefix: format!("some/{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos()),
             spool: tempfile::tempdir().unwrap(),
         };
         let (name, credentials) = place.raw();
-        let made = reqwest::Client::new().put(name.create_bucket(&credentials).sign(SIGNED_FOR)).body("").header("content-length", 0).send().await.unwrap();
+        let made = reqwest::Client::new()
+            .put(name.create_bucket(&credentials).sign(SIGNED_FOR))
+            .body("")
+            .header("content-length", 0)
+            .send()
+            .await
+            .unwrap();
         assert!(made.status().is_success() || made.status() == 409, "{made:?}");
         place
     }
@@ -57,7 +66,7 @@ impl Place {
             "AWS_SECRET_ACCESS_KEY" => Some(self.secret.clone()),
             _ => None,
         });
-        let url = format!("s3://{bucket}/some/where");
+        let url = format!("s3://{bucket}/{}", self.prefix);
         S3Settings::new(&url, Some(endpoint), &self.region, true, credentials.unwrap()).unwrap()
     }
 
@@ -72,7 +81,7 @@ impl Place {
     /// Alters the stored bytes. The suite asks from within its runtime, so this has one of its own.
     fn damage(&self, digest: Digest, kind: Damage) -> bool {
         let (bucket, credentials) = self.raw();
-        let object = format!("some/where/sha256/{}", digest.hex());
+        let object = format!("{}/sha256/{}", self.prefix, digest.hex());
         let change = async move {
             let client = reqwest::Client::new();
             let got = client.get(bucket.get_object(Some(&credentials), &object).sign(SIGNED_FOR)).send().await.unwrap();
@@ -83,7 +92,9 @@ impl Place {
                 Damage::Truncate(len) => bytes.truncate(usize::try_from(len).unwrap()),
                 Damage::Grow(more) => bytes.resize(bytes.len() + usize::try_from(more).unwrap(), 0),
             }
-            let put = client.put(bucket.put_object(Some(&credentials), &object).sign(SIGNED_FOR)).body(bytes);
+            let put = client.put(bucket.put_object(Some(&credentials), &object).sign(SIGNED_FOR));
+            // An empty body has no length of its own accord.
+            let put = put.header("content-length", bytes.len()).body(bytes);
             assert!(put.send().await.unwrap().status().is_success(), "the stored copy can be changed");
         };
         let thread = std::thread::spawn(|| {
@@ -154,7 +165,7 @@ async fn a_bucket_that_is_not_there_is_no_empty_one() {
     let place = Place::new(moto.endpoint(), "gone").await;
     let settings = place.settings(&place.endpoint, "never-made");
     let error = S3Blobs::open(settings, place.spool.path().to_owned()).await.unwrap_err().to_string();
-    assert!(error.contains("s3://never-made/some/where") && error.contains("make the bucket"), "{error}");
+    assert!(error.contains("s3://never-made/some/") && error.contains("make the bucket"), "{error}");
     let store = place.open().await;
     let (bucket, credentials) = place.raw();
     let gone = reqwest::Client::new().delete(bucket.delete_bucket(&credentials).sign(SIGNED_FOR)).send().await.unwrap();
@@ -206,7 +217,9 @@ async fn cutting_proxy(target: SocketAddr, cuts: usize, after: usize) -> (String
                         break;
                     }
                     given += n;
-                    if given > after && cut.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < cuts).then_some(n + 1)).is_ok() {
+                    if given > after
+                        && cut.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < cuts).then_some(n + 1)).is_ok()
+                    {
                         break;
                     }
                 }
