@@ -75,6 +75,18 @@ impl Moto {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
+    /// Makes a bucket.
+    pub fn bucket(&self, name: &str) {
+        use std::io::{Read as _, Write as _};
+        let mut stream = TcpStream::connect(self.address()).expect("moto takes connections");
+        let host = self.address();
+        write!(stream, "PUT /{name} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .expect("moto reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("moto answers");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
     /// Its URL.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())

@@ -11,11 +11,13 @@ use adamant_ledger::{Keys, SqlLedger, TrustValues};
 use adamant_oci::{Content, ContentDigest, Manifest};
 use adamant_release::{Document as _, Release};
 use adamant_source::{Depth, Repositories};
-use adamant_store::{BlobStore, FsBlobs, Ledger, ReadBlobError};
+use adamant_store::{BlobStore, Ledger, ReadBlobError};
 use tokio::io::AsyncReadExt as _;
 
 use crate::error::Problem;
 use crate::facts::decode;
+use crate::opening::AccessKey;
+use crate::settings::Settings;
 
 /// Entries read at once.
 const PAGE: usize = 500;
@@ -33,9 +35,13 @@ struct Promised {
 
 /// Recomputes ledger and views from the entries, hashes every blob and tree, and looks for
 /// everything the facts promise. `progress` hears what is being looked at.
-pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckReport, Problem> {
-    let database = data.join("adamant.db");
-    if !database.exists() {
+pub async fn fsck(
+    data: &Path,
+    settings: &Settings,
+    key: &AccessKey,
+    progress: &mut dyn FnMut(&str),
+) -> Result<FsckReport, Problem> {
+    if settings.database.url.is_none() && !data.join("adamant.db").exists() {
         return Err(Problem::usage(format!("{} holds no adamant data", data.display())).hint("pass `--data DIR`"));
     }
     let mut findings = Vec::new();
@@ -50,9 +56,7 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
     if let Err(problem) = &trust {
         find("trust.json".to_owned(), problem.clone());
     }
-    let ledger = SqlLedger::open_read_only(&database, trust.ok())
-        .await
-        .map_err(|e| Problem::damaged("the ledger cannot be opened").cause(e))?;
+    let ledger = crate::opening::ledger_to_read(data, settings, trust.ok()).await?;
     for found in ledger.check().await? {
         find(found.object, found.problem);
     }
@@ -76,7 +80,7 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
     };
 
     progress("blobs: every byte");
-    let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
+    let blobs = crate::opening::blobs(data, settings, key).await?;
     let count = hash_all(&blobs, &mut find).await?;
     second_names(&blobs, &mut find).await?;
     look_for(&blobs, &promised, &mut find).await?;

@@ -17,7 +17,7 @@ use adamant_ledger::SqlLedger;
 use adamant_registry::Registry;
 use adamant_release::{Configuration, Document, Policy, Release};
 use adamant_source::{Oid, Push, Receiver, Repositories, Repository};
-use adamant_store::{BlobStore, BoxFuture, Chain, Erased, Fact, FsBlobs, Ledger, Receipt, Subject, WithoutErased};
+use adamant_store::{BlobStore, BoxFuture, Chain, Erased, Fact, Ledger, Receipt, Subject, WithoutErased};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub proxy: crate::Proxy,
     /// What `server.toml` says.
     pub settings: crate::Settings,
+    /// For a bucket whose settings name no file with one.
+    pub access_key: crate::AccessKey,
 }
 
 /// Held by whoever changes something at the moment.
@@ -124,8 +126,8 @@ impl Platform {
     /// Opens a data directory with everything in it, that of `config`.
     pub(crate) async fn open_claimed(config: Config, claim: Claim) -> Result<Arc<Self>, Problem> {
         let data = config.data.clone();
-        let store: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&data.join("blobs"))?);
-        let ledger = Arc::new(crate::opening::ledger(&data).await?);
+        let store = crate::opening::blobs(&data, &config.settings, &config.access_key).await?;
+        let ledger = Arc::new(crate::opening::ledger(&data, &config.settings).await?);
         let erased = Erased::default();
         crate::erase::load(Arc::clone(&ledger) as Arc<dyn Ledger>, &*store, &erased).await?;
         let blobs: Arc<dyn BlobStore> = Arc::new(WithoutErased::new(Arc::clone(&store), erased.clone()));

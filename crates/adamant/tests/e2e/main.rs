@@ -19,6 +19,7 @@ mod refusals;
 mod registry;
 mod rollback;
 mod space;
+mod stores;
 mod tampering;
 mod template;
 mod tls;
