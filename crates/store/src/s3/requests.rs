@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30);
 /// A request may take this long, and a second more for as many bytes as it sends.
-const BASE: Duration = Duration::from_secs(60);
+const BASE: Duration = Duration::from_mins(1);
 const LEAST_BYTES_PER_SECOND: u64 = 256 << 10;
 /// How long a signature holds; it is checked when a request begins.
 const SIGNED_FOR: Duration = Duration::from_mins(15);
