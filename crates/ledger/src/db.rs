@@ -37,7 +37,7 @@ pub(crate) enum Dialect {
 
 impl Dialect {
     /// Of two texts, SQLite's first, the right one.
-    pub(crate) const fn pick<'a>(self, texts: [&'a str; 2]) -> &'a str {
+    pub(crate) const fn pick(self, texts: [&'static str; 2]) -> &'static str {
         match self {
             Self::Sqlite => texts[0],
             Self::Postgres => texts[1],
@@ -201,14 +201,14 @@ impl Row {
 /// How a database is reached.
 #[derive(Debug, Clone)]
 pub(crate) enum Options {
-    Sqlite(SqliteConnectOptions),
+    Sqlite(Box<SqliteConnectOptions>),
     Postgres(Box<PgConnectOptions>),
 }
 
 impl Options {
     /// A SQLite database that goes with its connection.
     pub(crate) fn in_memory() -> Self {
-        Self::Sqlite(SqliteConnectOptions::new().in_memory(true))
+        Self::Sqlite(Box::new(SqliteConnectOptions::new().in_memory(true)))
     }
 
     pub(crate) async fn connect(&self) -> Result<Conn<'static>, LedgerError> {
@@ -227,7 +227,7 @@ impl Options {
                     .max_connections(READERS)
                     .acquire_timeout(ACQUIRE)
                     .test_before_acquire(false)
-                    .connect_lazy_with(options),
+                    .connect_lazy_with(*options),
             ),
             // A connection that stood idle is tried first: its server may have been started again.
             Self::Postgres(options) => Pool::Postgres(

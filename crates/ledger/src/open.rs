@@ -75,8 +75,9 @@ impl SqlLedger {
             .pragma("journal_size_limit", "67108864")
             .pragma("cache_size", "-16384")
             .foreign_keys(true);
-        let readers = Options::Sqlite(read_options(path));
-        Self::open_by(path.display().to_string(), Options::Sqlite(options), readers, keys, clock, origin).await
+        let readers = Options::Sqlite(Box::new(read_options(path)));
+        Self::open_by(path.display().to_string(), Options::Sqlite(Box::new(options)), readers, keys, clock, origin)
+            .await
     }
 
     /// Opens the ledger in the PostgreSQL database that `url` names, making its tables and first facts
@@ -152,7 +153,7 @@ impl SqlLedger {
         if let Err(source) = std::fs::metadata(path) {
             return Err(OpenError::Io { path: path.to_owned(), source });
         }
-        Self::read_by(path.display().to_string(), Options::Sqlite(read_options(path)), trust).await
+        Self::read_by(path.display().to_string(), Options::Sqlite(Box::new(read_options(path))), trust).await
     }
 
     /// The same for a ledger in PostgreSQL.
