@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adamant_attest::predicate::{Binding, BindingKind, Predicate, Role};
 use adamant_digest::Digest;
-use adamant_ledger::{Keys, SqliteLedger};
+use adamant_ledger::{Keys, SqlLedger};
 use adamant_store::{Fact, Ledger as _, Subject};
 use anyhow::Result;
 
@@ -31,7 +31,7 @@ pub(crate) fn measure(place: &Path, report: &mut Report) -> Result<()> {
 
 async fn run(place: &Path, report: &mut Report) -> Result<()> {
     let path = place.join("facts.db");
-    let ledger = Arc::new(SqliteLedger::open(&path, Keys::generate()?, Arc::new(SystemTime::now), None).await?);
+    let ledger = Arc::new(SqlLedger::open(&path, Keys::generate()?, Arc::new(SystemTime::now), None).await?);
     let next = Arc::new(AtomicU32::new(0));
     let begin = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();

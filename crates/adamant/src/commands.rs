@@ -28,7 +28,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
                 None => project::default_data_dir()?,
             };
             let mut config = server::config(data, listen)?;
-            config.settings = adamant_server::Settings::load(&config.data, file.as_deref())?;
+            if file.is_some() {
+                config.settings = adamant_server::Settings::load(&config.data, file.as_deref())?;
+            }
             config.anonymous_registry = anonymous_registry;
             config.debian_mirror = debian_mirror;
             config.allow_private = allow_private;

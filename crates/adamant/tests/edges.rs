@@ -51,8 +51,12 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Edges that only tests have.
-const TEST_EDGES: &[(&str, &[&str])] =
-    &[("ledger", &["conformance"]), ("registry", &["conformance"]), ("store", &["conformance"])];
+const TEST_EDGES: &[(&str, &[&str])] = &[
+    ("adamant", &["conformance"]),
+    ("ledger", &["conformance"]),
+    ("registry", &["conformance"]),
+    ("store", &["conformance"]),
+];
 
 /// Crates that decide and describe: no async, no network, no files of their own.
 const PURE: &[&str] = &["digest", "tlog", "attest", "oci", "recipe", "release", "audit"];

@@ -6,5 +6,6 @@
 pub mod blobs;
 mod faulty;
 pub mod ledger;
+pub mod services;
 
 pub use faulty::{Faulty, When};

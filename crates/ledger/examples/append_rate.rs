@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adamant_attest::predicate::{Binding, BindingKind, Predicate, Role};
 use adamant_digest::Digest;
-use adamant_ledger::{Keys, SqliteLedger};
+use adamant_ledger::{Keys, SqlLedger};
 use adamant_store::{Fact, Ledger, Subject};
 
 fn fact(n: u64) -> Fact {
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let place = tempfile::tempdir_in(dir)?;
     let clock = Arc::new(SystemTime::now);
     let path = place.path().join("adamant.db");
-    let ledger = Arc::new(SqliteLedger::open(&path, Keys::generate()?, clock, None).await?);
+    let ledger = Arc::new(SqlLedger::open(&path, Keys::generate()?, clock, None).await?);
     let next = Arc::new(AtomicU64::new(0));
     let begin = Instant::now();
     let mut tasks = Vec::new();

@@ -9,12 +9,10 @@ use adamant_store::LedgerError;
 use adamant_tlog::{Checkpoint, VerifierKey, leaf_hash};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Row, SqliteConnection};
 
-use crate::error::database;
+use crate::db::{Conn, Dialect, Query, Row};
 use crate::keys::{TrustValues, algorithm};
-use crate::open::{self, SqliteLedger};
+use crate::open::SqlLedger;
 use crate::rebuild::{self, PAGE};
 use crate::schema::Found;
 use crate::tree::{self, Edge};
@@ -40,19 +38,19 @@ impl std::fmt::Display for Finding {
     }
 }
 
-impl SqliteLedger {
+impl SqlLedger {
     /// Checks all that is stored, on one consistent snapshot, beside a writer if there is one:
     /// every statement, envelope, leaf, signature and chain; tree, tiles and checkpoint; every
-    /// view against one made anew from the entries, and all against [`SqliteLedger::trust_values`].
+    /// view against one made anew from the entries, and all against [`SqlLedger::trust_values`].
     /// Empty if all is well, at most 1,000 findings.
     pub async fn check(&self) -> Result<Vec<Finding>, LedgerError> {
-        let mut conn = open::connect_reader(self.path()).await?;
+        let mut conn = self.connect().await?;
         let mut check = Check::new(self.trust_values());
         let done = check.all(&mut conn).await;
-        open::disconnect(conn).await;
+        conn.close().await;
         match done {
             Ok(()) => {}
-            // What SQLite itself cannot read is a finding, not a failure of the check.
+            // What the database itself cannot read is a finding, not a failure of the check.
             Err(LedgerError::Damaged(problem)) => check.find("database", problem),
             Err(other) => return Err(other),
         }
@@ -83,48 +81,48 @@ impl<'a> Check<'a> {
         }
     }
 
-    async fn all(&mut self, conn: &mut SqliteConnection) -> Result<(), LedgerError> {
-        let mut tx = conn.begin().await.map_err(database)?;
+    async fn all(&mut self, conn: &mut Conn<'_>) -> Result<(), LedgerError> {
+        let mut tx = conn.begin_snapshot().await?;
         if schema::look(&mut tx).await? == Found::OldViews {
             self.find("meta", "the views are said to be of an earlier version: the next start makes them again");
         }
         for problem in schema::differences(&mut tx).await? {
             self.find("schema", problem);
         }
-        let structure = sqlx::query("PRAGMA main.quick_check(100)").fetch_all(&mut *tx).await.map_err(database)?;
-        for row in structure {
-            let text: String = row.try_get(0).map_err(database)?;
-            if text != "ok" {
-                self.find("database", text);
+        if tx.dialect() == Dialect::Sqlite {
+            for row in Query::new("PRAGMA main.quick_check(100)").fetch_all(&mut tx).await? {
+                let text: String = row.get(0)?;
+                if text != "ok" {
+                    self.find("database", text);
+                }
             }
         }
-        schema::create_views(&mut tx, "temp").await?;
+        schema::create_views(&mut tx, Place::Temp).await?;
         self.entries(&mut tx).await?;
         self.tree(&mut tx).await?;
         for (table, columns, key) in schema::VIEW_COLUMNS {
             self.view(&mut tx, table, columns, key).await?;
         }
-        tx.rollback().await.map_err(database)
+        tx.rollback().await
     }
 
-    async fn entries(&mut self, conn: &mut SqliteConnection) -> Result<(), LedgerError> {
+    async fn entries(&mut self, conn: &mut Conn<'_>) -> Result<(), LedgerError> {
         let mut next = i64::MIN;
         let mut expected = 0i64;
         loop {
-            let page = sqlx::query(
-                "SELECT idx, recorded_at, statement, envelope, leaf FROM entries WHERE idx >= ? ORDER BY idx LIMIT ?",
+            let page = Query::new(
+                "SELECT idx, recorded_at, statement, envelope, leaf FROM entries WHERE idx >= $1 ORDER BY idx LIMIT $2",
             )
             .bind(next)
             .bind(PAGE)
             .fetch_all(&mut *conn)
-            .await
-            .map_err(database)?;
+            .await?;
             let Some(last) = page.last() else { break };
-            next = last.try_get::<i64, _>(0).map_err(database)?.saturating_add(1);
+            next = last.get::<i64>(0)?.saturating_add(1);
             let mut rows = Rows::default();
             let mut law = HashMap::new();
             for row in &page {
-                let index: i64 = row.try_get(0).map_err(database)?;
+                let index: i64 = row.get(0)?;
                 if index != expected {
                     self.find(format!("entries {expected}"), format!("missing: the next entry is {index}"));
                 }
@@ -142,14 +140,13 @@ impl<'a> Check<'a> {
     fn entry(
         &mut self,
         index: i64,
-        row: &SqliteRow,
+        row: &Row,
         rows: &mut Rows,
         law: &mut HashMap<(BindingKind, String), (Digest, i64)>,
     ) -> Result<(), LedgerError> {
         let object = format!("entries {index}");
-        let recorded_at: i64 = row.try_get(1).map_err(database)?;
-        let (bytes, envelope, stored): (&[u8], &[u8], &[u8]) =
-            (row.try_get(2).map_err(database)?, row.try_get(3).map_err(database)?, row.try_get(4).map_err(database)?);
+        let recorded_at: i64 = row.get(1)?;
+        let (bytes, envelope, stored): (&[u8], &[u8], &[u8]) = (row.get(2)?, row.get(3)?, row.get(4)?);
         self.edge.append(leaf_hash(stored));
         let digest = Digest::of(bytes);
         let statement = match Statement::parse(bytes) {
@@ -270,20 +267,22 @@ impl<'a> Check<'a> {
     /// Names of this page that an earlier page bound to something else.
     async fn law(
         &mut self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn<'_>,
         bound: HashMap<(BindingKind, String), (Digest, i64)>,
     ) -> Result<(), LedgerError> {
         let names: HashSet<(&str, &str)> = bound.keys().map(|(kind, name)| (kind.as_str(), name.as_str())).collect();
         let names = serde_json::to_string(&names).map_err(|error| crate::error::damaged(error.to_string()))?;
-        let rows = sqlx::query(
+        let rows = Query::new(conn.dialect().pick([
             "SELECT b.kind, b.name, b.digest, b.idx, b.by_whom, b.recorded_at, b.statement, b.sequence
-             FROM json_each(?) AS q CROSS JOIN temp.bindings AS b
+             FROM json_each($1) AS q CROSS JOIN fresh_bindings AS b
              ON b.kind = json_extract(q.value, '$[0]') AND b.name = json_extract(q.value, '$[1]')",
-        )
+            "SELECT b.kind, b.name, b.digest, b.idx, b.by_whom, b.recorded_at, b.statement, b.sequence
+             FROM json_array_elements($1::json) AS q(value) JOIN fresh_bindings AS b
+             ON b.kind = q.value->>0 AND b.name = q.value->>1",
+        ]))
         .bind(names)
         .fetch_all(conn)
-        .await
-        .map_err(database)?;
+        .await?;
         for row in rows {
             let (name, earlier) = crate::writer::binding(&row)?;
             if let Some((digest, index)) = bound.get(&name).filter(|(digest, _)| *digest != earlier.digest) {
@@ -296,20 +295,20 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    async fn tree(&mut self, conn: &mut SqliteConnection) -> Result<(), LedgerError> {
+    async fn tree(&mut self, conn: &mut Conn<'_>) -> Result<(), LedgerError> {
         let edge = std::mem::replace(&mut self.edge, Edge::empty());
         let range = edge.range.clone();
         self.tiles(conn, edge.into_tiles()).await?;
-        let extra = sqlx::query(
+        let extra = Query::new(
             "SELECT level, idx FROM tiles WHERE level NOT BETWEEN 0 AND 7 OR idx < 0
-             OR idx > ((?1 >> (8 * level)) - 1) / 256 OR (?1 >> (8 * level)) = 0 LIMIT 100",
+             OR idx > (($1 >> CAST(8 * level AS INTEGER)) - 1) / 256 OR ($1 >> CAST(8 * level AS INTEGER)) = 0
+             LIMIT 100",
         )
         .bind(sql::signed(range.size())?)
         .fetch_all(&mut *conn)
-        .await
-        .map_err(database)?;
+        .await?;
         for row in extra {
-            let (level, index): (i64, i64) = (row.try_get(0).map_err(database)?, row.try_get(1).map_err(database)?);
+            let (level, index): (i64, i64) = (row.get(0)?, row.get(1)?);
             self.find(format!("tiles {level}/{index}"), "no tree of this size has such a tile");
         }
         let head = match HeadRow::load(conn).await {
@@ -352,11 +351,7 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    async fn tiles(
-        &mut self,
-        conn: &mut SqliteConnection,
-        right: Vec<(tree::Place, Vec<u8>)>,
-    ) -> Result<(), LedgerError> {
+    async fn tiles(&mut self, conn: &mut Conn<'_>, right: Vec<(tree::Place, Vec<u8>)>) -> Result<(), LedgerError> {
         let places: Vec<tree::Place> = right.iter().map(|(place, _)| *place).collect();
         let stored = tree::load(conn, &places).await?;
         for ((level, index), hashes) in right {
@@ -373,43 +368,48 @@ impl<'a> Check<'a> {
     /// Compares a view with the one made anew; `key` columns name a row.
     async fn view(
         &mut self,
-        conn: &mut SqliteConnection,
+        conn: &mut Conn<'_>,
         table: &str,
         columns: &[&str],
         key: usize,
     ) -> Result<(), LedgerError> {
+        let dialect = conn.dialect();
         let shown = |side: &str, columns: &[&str]| {
-            let text = |column: &&str| {
-                format!(
+            let text = |column: &&str| match dialect {
+                Dialect::Sqlite => format!(
                     "CASE typeof({side}.{column}) WHEN 'blob' THEN lower(hex({side}.{column})) ELSE CAST({side}.{column} AS TEXT) END"
-                )
+                ),
+                Dialect::Postgres if matches!(*column, "digest" | "statement" | "offered") => {
+                    format!("encode({side}.{column}, 'hex')")
+                }
+                Dialect::Postgres => format!("CAST({side}.{column} AS TEXT)"),
             };
             columns.iter().map(text).collect::<Vec<_>>().join(" || ' ' || ")
         };
         let names = &columns[..key];
         let join = names.iter().map(|name| format!("h.{name} = r.{name}")).collect::<Vec<_>>().join(" AND ");
         let values = &columns[key..];
-        let differs = values.iter().map(|name| format!("h.{name} IS NOT r.{name}")).collect::<Vec<_>>().join(" OR ");
+        let differs =
+            values.iter().map(|name| format!("h.{name} IS DISTINCT FROM r.{name}")).collect::<Vec<_>>().join(" OR ");
         let which = values
             .iter()
-            .map(|name| format!("CASE WHEN h.{name} IS NOT r.{name} THEN ' {name}' ELSE '' END"))
+            .map(|name| format!("CASE WHEN h.{name} IS DISTINCT FROM r.{name} THEN ' {name}' ELSE '' END"))
             .collect::<Vec<_>>()
             .join(" || ");
-        let (differs, which) = if values.is_empty() { ("0".to_owned(), "''".to_owned()) } else { (differs, which) };
+        let (differs, which) = if values.is_empty() { ("1 = 0".to_owned(), "''".to_owned()) } else { (differs, which) };
         let (here, right) = (shown("h", names), shown("r", names));
         let first = names[0];
         let sql = format!(
             "SELECT {right}, CASE WHEN h.{first} IS NULL THEN 'missing' ELSE 'differs from the entries in' || {which} END
-             FROM temp.{table} AS r LEFT JOIN main.{table} AS h ON {join} WHERE h.{first} IS NULL OR {differs}
+             FROM fresh_{table} AS r LEFT JOIN {table} AS h ON {join} WHERE h.{first} IS NULL OR {differs}
              UNION ALL
-             SELECT {here}, 'no entry says so' FROM main.{table} AS h LEFT JOIN temp.{table} AS r ON {join}
+             SELECT {here}, 'no entry says so' FROM {table} AS h LEFT JOIN fresh_{table} AS r ON {join}
              WHERE r.{first} IS NULL
              LIMIT {MAX_FINDINGS}"
         );
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(conn).await.map_err(database)?;
+        let rows = Query::new(sql).fetch_all(conn).await?;
         for row in rows {
-            let (object, problem): (String, String) =
-                (row.try_get(0).map_err(database)?, row.try_get(1).map_err(database)?);
+            let (object, problem): (String, String) = (row.get(0)?, row.get(1)?);
             self.find(format!("{table} {object}"), problem);
         }
         Ok(())

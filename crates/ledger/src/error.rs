@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use adamant_attest::KeyError;
 use adamant_attest::predicate::Role;
 use adamant_store::LedgerError;
+use sqlx::postgres::PgDatabaseError;
 
 /// Why a ledger cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,12 @@ pub enum OpenError {
         expected: String,
         /// What the log says.
         found: String,
+    },
+    /// The URL of the database.
+    #[error("the database's URL cannot be used: {reason}; write `postgres://user@host:port/database`")]
+    BadUrl {
+        /// What is wrong with it.
+        reason: String,
     },
     /// The origin cannot be used as a name of a log.
     #[error("`{0}` cannot be the origin of a log: write a host-like name of up to 200 letters, digits, `.` and `-`")]
@@ -113,19 +120,40 @@ pub(crate) fn database(error: sqlx::Error) -> LedgerError {
     use sqlx::Error as E;
     let text = error.to_string();
     match error {
-        E::Database(inner) => {
-            // Primary result codes, https://www.sqlite.org/rescode.html; the rest of the number
-            // is detail.
-            let code = inner.code().and_then(|code| code.parse::<i64>().ok()).unwrap_or(0) & 0xff;
-            match code {
-                13 => LedgerError::Unavailable(format!("the disk is full: {}", inner.message())),
-                4..=10 | 14 | 15 | 22 => LedgerError::Unavailable(inner.message().to_owned()),
-                _ => LedgerError::Damaged(inner.message().to_owned()),
-            }
-        }
-        E::Io(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed | E::Configuration(_) => {
-            LedgerError::Unavailable(text)
-        }
+        E::Database(inner) => match inner.try_downcast_ref::<PgDatabaseError>() {
+            Some(error) => postgres(error),
+            None => sqlite(&*inner),
+        },
+        E::Io(_)
+        | E::Tls(_)
+        | E::Protocol(_)
+        | E::BeginFailed
+        | E::PoolTimedOut
+        | E::PoolClosed
+        | E::WorkerCrashed
+        | E::Configuration(_) => LedgerError::Unavailable(text),
+        _ => LedgerError::Damaged(text),
+    }
+}
+
+/// Primary result codes, https://www.sqlite.org/rescode.html; the rest of the number is detail.
+fn sqlite(error: &dyn sqlx::error::DatabaseError) -> LedgerError {
+    let code = error.code().and_then(|code| code.parse::<i64>().ok()).unwrap_or(0) & 0xff;
+    match code {
+        13 => LedgerError::Unavailable(format!("the disk is full: {}", error.message())),
+        4..=10 | 14 | 15 | 22 => LedgerError::Unavailable(error.message().to_owned()),
+        _ => LedgerError::Damaged(error.message().to_owned()),
+    }
+}
+
+/// Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html: what another
+/// try, another time or the operator can cure.
+fn postgres(error: &PgDatabaseError) -> LedgerError {
+    let code = error.code();
+    let text = format!("{} (SQLSTATE {code})", error.message());
+    match code.get(..2).unwrap_or_default() {
+        "08" | "25" | "28" | "3D" | "40" | "53" | "55" | "57" | "58" => LedgerError::Unavailable(text),
+        _ if code == "42501" => LedgerError::Unavailable(text),
         _ => LedgerError::Damaged(text),
     }
 }

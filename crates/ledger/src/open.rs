@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -13,14 +13,14 @@ use adamant_store::{AppendError, Bound, BoxFuture, Entry, Fact, Head, Ledger, Le
 use adamant_tlog::{Checkpoint, Note, NoteSigner, VerifierKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::error::{OpenError, damaged, database};
+use crate::db::{Conn, Options, Pool, Query};
+use crate::error::{OpenError, damaged};
 use crate::keys::{KEY_CHAIN, Keys, ROLES, TrustValues};
 use crate::schema::{self, Found};
 use crate::writer::{self, HeadRow, Job, MAX_WAITING_FACTS, Message, Writer};
@@ -33,20 +33,32 @@ pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 const BUSY: Duration = Duration::from_secs(10);
 /// Calls that may wait in the writer's queue; their facts are bounded by [`MAX_WAITING_FACTS`].
 const QUEUE: usize = MAX_WAITING_FACTS;
-const READERS: u32 = 4;
+/// What PostgreSQL is told about every session of ours, besides bounding its waits: a commit is
+/// durable before it is acknowledged, and a server of ours that hangs in a transaction does not hold
+/// up the others for long.
+const SESSION: [(&str, &str); 5] = [
+    ("synchronous_commit", "on"),
+    ("lock_timeout", "20s"),
+    ("idle_in_transaction_session_timeout", "15s"),
+    ("default_transaction_isolation", "read committed"),
+    ("client_connection_check_interval", "5s"),
+];
 
-/// A ledger in one SQLite file. Dropping it lets queued appends finish in the background;
-/// [`SqliteLedger::close`] waits for them.
-pub struct SqliteLedger {
-    path: PathBuf,
-    pub(crate) readers: SqlitePool,
+/// A ledger in one SQLite file or in a PostgreSQL database. Dropping it lets queued appends finish in the background;
+/// [`SqlLedger::close`] waits for them.
+pub struct SqlLedger {
+    /// For people; holds no password.
+    place: String,
+    /// For readers.
+    options: Options,
+    pub(crate) readers: Pool,
     queue: Option<mpsc::Sender<Message>>,
     waiting: Arc<Semaphore>,
     task: Mutex<Option<JoinHandle<()>>>,
     trust: TrustValues,
 }
 
-impl SqliteLedger {
+impl SqlLedger {
     /// Opens the ledger at `path`, making it with its first facts (the keys) if there is none.
     /// `origin` names a new log; for an existing one it must be the same or `None`. The caller
     /// holds the lock on the data directory.
@@ -63,7 +75,28 @@ impl SqliteLedger {
             .pragma("journal_size_limit", "67108864")
             .pragma("cache_size", "-16384")
             .foreign_keys(true);
-        let mut conn = options.connect().await.map_err(database)?;
+        let readers = Options::Sqlite(Box::new(read_options(path)));
+        Self::open_by(path.display().to_string(), Options::Sqlite(Box::new(options)), readers, keys, clock, origin)
+            .await
+    }
+
+    /// Opens the ledger in the PostgreSQL database that `url` names, making its tables and first facts
+    /// if there are none. Any number of servers may do so, with the same keys: they append one after the
+    /// other. TLS is used as `sslmode` in the URL says; by default if the server offers it.
+    pub async fn open_postgres(url: &str, keys: Keys, clock: Clock, origin: Option<String>) -> Result<Self, OpenError> {
+        let (place, options) = postgres(url)?;
+        Self::open_by(place, options.clone(), options, keys, clock, origin).await
+    }
+
+    async fn open_by(
+        place: String,
+        options: Options,
+        readers: Options,
+        keys: Keys,
+        clock: Clock,
+        origin: Option<String>,
+    ) -> Result<Self, OpenError> {
+        let mut conn = options.connect().await?;
         let existing = match schema::look(&mut conn).await? {
             Found::Nothing => None,
             Found::Current => HeadRow::load(&mut conn).await?,
@@ -89,12 +122,23 @@ impl SqliteLedger {
             .map_err(|_| OpenError::BadOrigin(origin.clone()))?;
         let trust = TrustValues { origin, log: signer.key().to_string(), root: keys.public(Role::Control).clone() };
         let mut writer = Writer { options, conn: Some(conn), keys, signer: Arc::new(signer), clock };
-        writer::begin(&mut writer).await?;
+        if !writer::begin(&mut writer).await? {
+            // Another server was faster; that it is the same ledger is to be seen like any other time.
+            let mut conn = writer.options.connect().await?;
+            let head = HeadRow::load(&mut conn).await?.ok_or_else(|| damaged("head: the row is missing"))?;
+            let found = origin_of(&head.checkpoint)?;
+            if found != trust.origin {
+                return Err(OpenError::Origin { expected: trust.origin, found });
+            }
+            same_keys(&mut conn, &writer.keys).await?;
+            conn.close().await;
+        }
         let (queue, messages) = mpsc::channel(QUEUE);
         let task = tokio::spawn(writer.run(messages));
         Ok(Self {
-            path: path.to_owned(),
-            readers: readers(path),
+            place,
+            readers: readers.clone().pool(),
+            options: readers,
             queue: Some(queue),
             waiting: Arc::new(Semaphore::new(MAX_WAITING_FACTS)),
             task: Mutex::new(Some(task)),
@@ -109,8 +153,18 @@ impl SqliteLedger {
         if let Err(source) = std::fs::metadata(path) {
             return Err(OpenError::Io { path: path.to_owned(), source });
         }
-        let readers = readers(path);
-        let mut conn = readers.acquire().await.map_err(database)?;
+        Self::read_by(path.display().to_string(), Options::Sqlite(Box::new(read_options(path))), trust).await
+    }
+
+    /// The same for a ledger in PostgreSQL.
+    pub async fn open_postgres_read_only(url: &str, trust: Option<TrustValues>) -> Result<Self, OpenError> {
+        let (place, options) = postgres(url)?;
+        Self::read_by(place, options, trust).await
+    }
+
+    async fn read_by(place: String, options: Options, trust: Option<TrustValues>) -> Result<Self, OpenError> {
+        let readers = options.clone().pool();
+        let mut conn = readers.acquire().await?;
         if schema::look(&mut conn).await? == Found::Nothing {
             return Err(damaged("the database holds no ledger").into());
         }
@@ -120,17 +174,17 @@ impl SqliteLedger {
         };
         drop(conn);
         let waiting = Arc::new(Semaphore::new(MAX_WAITING_FACTS));
-        Ok(Self { path: path.to_owned(), readers, queue: None, waiting, task: Mutex::new(None), trust })
+        Ok(Self { place, options, readers, queue: None, waiting, task: Mutex::new(None), trust })
+    }
+
+    /// A connection of its own for a long reading.
+    pub(crate) async fn connect(&self) -> Result<Conn<'static>, LedgerError> {
+        self.options.connect().await
     }
 
     /// What a trust file says about this ledger.
     pub fn trust_values(&self) -> &TrustValues {
         &self.trust
-    }
-
-    /// The database file.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Waits until what was queued is recorded, and closes all connections.
@@ -169,13 +223,13 @@ impl SqliteLedger {
     }
 }
 
-impl std::fmt::Debug for SqliteLedger {
+impl std::fmt::Debug for SqlLedger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SqliteLedger({}, {})", self.path.display(), self.trust.origin)
+        write!(f, "SqlLedger({}, {})", self.place, self.trust.origin)
     }
 }
 
-impl Ledger for SqliteLedger {
+impl Ledger for SqlLedger {
     fn append(&self, facts: Vec<Fact>) -> BoxFuture<'_, Result<Vec<Receipt>, AppendError>> {
         Box::pin(self.record(facts))
     }
@@ -242,17 +296,21 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 /// Options of a connection that cannot write.
-pub(crate) fn read_options(path: &Path) -> SqliteConnectOptions {
+fn read_options(path: &Path) -> SqliteConnectOptions {
     options(path).read_only(true)
 }
 
-fn readers(path: &Path) -> SqlitePool {
-    SqlitePoolOptions::new()
-        .min_connections(0)
-        .max_connections(READERS)
-        .acquire_timeout(Duration::from_secs(30))
-        .test_before_acquire(false)
-        .connect_lazy_with(read_options(path))
+/// How to reach a PostgreSQL, and where that is in words without a password.
+fn postgres(url: &str) -> Result<(String, Options), OpenError> {
+    let bad = |reason: String| OpenError::BadUrl { reason };
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(bad("it does not begin with `postgres://`".to_owned()));
+    }
+    let options: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| bad(error.to_string()))?;
+    let database = options.get_database().unwrap_or_else(|| options.get_username());
+    let place = format!("postgres://{}:{}/{database}", options.get_host(), options.get_port());
+    let options = options.application_name("adamant").options(SESSION).disable_statement_logging();
+    Ok((place, Options::Postgres(Box::new(options))))
 }
 
 /// Makes the file with a mode that keeps others out; SQLite's own files beside it follow it.
@@ -279,7 +337,7 @@ fn origin_of(checkpoint: &str) -> Result<String, LedgerError> {
 }
 
 /// What the head and the first entries say.
-async fn own_trust(conn: &mut SqliteConnection) -> Result<TrustValues, LedgerError> {
+async fn own_trust(conn: &mut Conn<'_>) -> Result<TrustValues, LedgerError> {
     let head = HeadRow::load(conn).await?.ok_or_else(|| damaged("head: the row is missing"))?;
     let origin = origin_of(&head.checkpoint)?;
     let keys = introduced(conn, FIRST_KEYS).await?;
@@ -292,16 +350,16 @@ async fn own_trust(conn: &mut SqliteConnection) -> Result<TrustValues, LedgerErr
 
 /// Statements of all key facts, in order.
 const ALL_KEYS: &str =
-    "SELECT e.statement FROM chains AS c JOIN entries AS e ON e.idx = c.idx WHERE c.chain = ? ORDER BY c.sequence";
+    "SELECT e.statement FROM chains AS c JOIN entries AS e ON e.idx = c.idx WHERE c.chain = $1 ORDER BY c.sequence";
 /// Statements of the first of them; needs no view.
-const FIRST_KEYS: &str = "SELECT statement FROM entries WHERE idx < 4 AND ? IS NOT NULL ORDER BY idx";
+const FIRST_KEYS: &str = "SELECT statement FROM entries WHERE idx < 4 AND $1 IS NOT NULL ORDER BY idx";
 
 /// The key that is valid for each role by key facts, in the order of introduction.
-async fn introduced(conn: &mut SqliteConnection, facts: &'static str) -> Result<Vec<(Role, PublicKey)>, LedgerError> {
-    let rows = sqlx::query(facts).bind(KEY_CHAIN).fetch_all(conn).await.map_err(database)?;
+async fn introduced(conn: &mut Conn<'_>, facts: &'static str) -> Result<Vec<(Role, PublicKey)>, LedgerError> {
+    let rows = Query::new(facts).bind(KEY_CHAIN).fetch_all(conn).await?;
     let mut keys: Vec<(Role, PublicKey)> = Vec::new();
     for row in rows {
-        let bytes: &[u8] = row.try_get(0).map_err(database)?;
+        let bytes: &[u8] = row.get(0)?;
         let unreadable = |error: &dyn std::fmt::Display| damaged(format!("a key fact cannot be read: {error}"));
         let statement = Statement::parse(bytes).map_err(|error| unreadable(&error))?;
         let Predicate::Key(fact) = statement.predicate().map_err(|error| unreadable(&error))? else { continue };
@@ -318,7 +376,7 @@ async fn introduced(conn: &mut SqliteConnection, facts: &'static str) -> Result<
 }
 
 /// A signature by a key the ledger never introduced would be worth nothing.
-async fn same_keys(conn: &mut SqliteConnection, keys: &Keys) -> Result<(), OpenError> {
+async fn same_keys(conn: &mut Conn<'_>, keys: &Keys) -> Result<(), OpenError> {
     let mut known = introduced(conn, ALL_KEYS).await?;
     if known.len() < ROLES.len() {
         // Every ledger introduces all roles first, so it is the view that lost them.
@@ -335,16 +393,4 @@ async fn same_keys(conn: &mut SqliteConnection, keys: &Keys) -> Result<(), OpenE
         }
     }
     Ok(())
-}
-
-/// A connection of its own for a long reading.
-pub(crate) async fn connect_reader(path: &Path) -> Result<SqliteConnection, LedgerError> {
-    read_options(path).connect().await.map_err(database)
-}
-
-/// Closes a connection; there is nothing to lose if that fails.
-pub(crate) async fn disconnect(conn: SqliteConnection) {
-    if let Err(error) = conn.close().await {
-        tracing::debug!(%error, "a reading connection did not close cleanly");
-    }
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use adamant_store::{Ledger as _, LedgerError};
 use adamant_tlog::{Checkpoint, Note, TILE_WIDTH, Tile, TileKind, VerifierKey, encode_entries, new_tiles};
-use sqlx::{Row, SqliteConnection};
 
 use crate::check::Finding;
-use crate::error::{PublishError, damaged, database};
+use crate::db::{Conn, Query};
+use crate::error::{PublishError, damaged};
 use crate::files;
-use crate::open::SqliteLedger;
+use crate::open::SqlLedger;
 use crate::writer::HeadRow;
 use crate::{sql, tree};
 
@@ -24,12 +24,12 @@ const ROUND: usize = 64;
 const LOOKS: u32 = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(400);
 
-impl SqliteLedger {
+impl SqlLedger {
     /// Writes to `dir` what a reader of the log needs and is not there yet: `tile/…`, and last
     /// `checkpoint`. Returns the number of entries published. One caller at a time; a crash at
     /// any point is made good by the next call.
     pub async fn publish(&self, dir: &Path) -> Result<u64, PublishError> {
-        let mut conn = self.readers.acquire().await.map_err(database)?;
+        let mut conn = self.readers.acquire().await?;
         let head = HeadRow::load(&mut conn).await?.ok_or_else(|| damaged("head: the row is missing"))?.head();
         let published = {
             let path = dir.join("checkpoint");
@@ -80,7 +80,7 @@ impl SqliteLedger {
     /// The bytes at `path` below the log's base: `checkpoint`, `tile/<L>/<N>[.p/<W>]` or
     /// `tile/entries/<N>[.p/<W>]`. `None` if the log has no such thing (yet).
     pub async fn tile(&self, path: &str) -> Result<Option<Vec<u8>>, LedgerError> {
-        let mut conn = self.readers.acquire().await.map_err(database)?;
+        let mut conn = self.readers.acquire().await?;
         if path == "checkpoint" {
             return Ok(HeadRow::load(&mut conn).await?.map(|head| head.checkpoint.into_bytes()));
         }
@@ -91,7 +91,7 @@ impl SqliteLedger {
     }
 }
 
-impl SqliteLedger {
+impl SqlLedger {
     /// What is wrong with what readers of the log get from `dir`: a checkpoint that is not the log's,
     /// or tiles it needs that are not there. A writer publishes meanwhile, so what looks wrong is
     /// looked at again.
@@ -148,23 +148,22 @@ fn size_of(checkpoint: &str) -> Option<u64> {
 }
 
 /// The bytes of a tile, if the stored tree fills it.
-async fn content(conn: &mut SqliteConnection, tile: Tile) -> Result<Option<Vec<u8>>, LedgerError> {
+async fn content(conn: &mut Conn<'_>, tile: Tile) -> Result<Option<Vec<u8>>, LedgerError> {
     if let TileKind::Hashes(_) = tile.kind() {
         let Some(place) = tree::place(&tile) else { return Ok(None) };
         let stored = tree::load(conn, &[place]).await?.remove(&place);
         return Ok(stored.and_then(|stored| tree::of_width(&stored, tile).map(<[u8]>::to_vec)));
     }
     let Some(first) = tile.index().checked_mul(u64::from(TILE_WIDTH)) else { return Ok(None) };
-    let rows = sqlx::query("SELECT leaf FROM entries WHERE idx >= ? ORDER BY idx LIMIT ?")
+    let rows = Query::new("SELECT leaf FROM entries WHERE idx >= $1 ORDER BY idx LIMIT $2")
         .bind(sql::signed(first)?)
         .bind(i64::from(tile.width()))
         .fetch_all(conn)
-        .await
-        .map_err(database)?;
+        .await?;
     if rows.len() < usize::from(tile.width()) {
         return Ok(None);
     }
-    let leaves = rows.iter().map(|row| row.try_get::<&[u8], _>(0)).collect::<Result<Vec<_>, _>>().map_err(database)?;
+    let leaves = rows.iter().map(|row| row.get::<&[u8]>(0)).collect::<Result<Vec<_>, _>>()?;
     encode_entries(&leaves).map(Some).map_err(|error| damaged(format!("entries: {error}")))
 }
 

@@ -3,9 +3,9 @@
 use adamant_attest::{Link, Statement};
 use adamant_digest::Digest;
 use adamant_store::LedgerError;
-use sqlx::{Connection, Row, SqliteConnection};
 
-use crate::error::{damaged, database};
+use crate::db::{Conn, Query};
+use crate::error::damaged;
 use crate::schema;
 use crate::sql;
 use crate::views::{self, Place, Rows};
@@ -14,41 +14,35 @@ use crate::views::{self, Place, Rows};
 pub(crate) const PAGE: i64 = 500;
 
 /// Makes the views again, in a transaction of its own.
-pub(crate) async fn run(conn: &mut SqliteConnection) -> Result<(), LedgerError> {
-    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+pub(crate) async fn run(conn: &mut Conn<'_>) -> Result<(), LedgerError> {
+    let mut tx = conn.begin_write().await?;
     views(&mut tx).await?;
-    tx.commit().await.map_err(database)
+    tx.commit().await
 }
 
 /// Drops the views and makes them again. Inside a transaction.
-async fn views(conn: &mut SqliteConnection) -> Result<(), LedgerError> {
+async fn views(conn: &mut Conn<'_>) -> Result<(), LedgerError> {
     schema::drop_views(conn).await?;
-    schema::create_views(conn, "main").await?;
+    schema::create_views(conn, Place::Main).await?;
     let mut next = 0i64;
     loop {
-        let page = sqlx::query("SELECT idx, recorded_at, statement FROM entries WHERE idx >= ? ORDER BY idx LIMIT ?")
+        let page = Query::new("SELECT idx, recorded_at, statement FROM entries WHERE idx >= $1 ORDER BY idx LIMIT $2")
             .bind(next)
             .bind(PAGE)
             .fetch_all(&mut *conn)
-            .await
-            .map_err(database)?;
+            .await?;
         let Some(last) = page.last() else { break };
-        next = last.try_get::<i64, _>(0).map_err(database)? + 1;
+        next = last.get::<i64>(0)? + 1;
         let mut rows = Rows::default();
         for row in &page {
-            let (index, recorded_at): (i64, i64) =
-                (row.try_get(0).map_err(database)?, row.try_get(1).map_err(database)?);
-            let bytes: &[u8] = row.try_get(2).map_err(database)?;
+            let (index, recorded_at): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let bytes: &[u8] = row.get(2)?;
             add(&mut rows, index, recorded_at, bytes)
                 .map_err(|text| damaged(format!("entries: index {index}: {text}")))?;
         }
         rows.insert(conn, Place::Main).await?;
     }
-    sqlx::query("UPDATE meta SET views_schema = ? WHERE id = 1")
-        .bind(schema::VIEWS)
-        .execute(conn)
-        .await
-        .map_err(database)?;
+    Query::new("UPDATE meta SET views_schema = $1 WHERE id = 1").bind(schema::VIEWS).execute(conn).await?;
     Ok(())
 }
 

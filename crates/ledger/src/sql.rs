@@ -1,26 +1,20 @@
 //! Many rows in one statement: row by row SQLite takes a tenth as many.
 
 use adamant_store::LedgerError;
-use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments as _, Encode, Sqlite, SqliteConnection, Type};
 
-use crate::error::{damaged, database};
+use crate::db::{Conn, Query, Value};
+use crate::error::damaged;
 
 /// Most rows in one statement. Lower counts are powers of two, so that there are few texts and
 /// the prepared statements are found again.
 const MAX_ROWS: usize = 128;
 
 /// The values of one row, added in the order of the columns.
-pub(crate) struct Values<'a> {
-    arguments: &'a mut SqliteArguments,
-    failed: &'a mut Option<String>,
-}
+pub(crate) struct Values<'a>(&'a mut Vec<Value>);
 
 impl Values<'_> {
-    pub(crate) fn add<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> &mut Self {
-        if let Err(error) = self.arguments.add(value) {
-            self.failed.get_or_insert(error.to_string());
-        }
+    pub(crate) fn add(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.0.push(value.into());
         self
     }
 }
@@ -38,7 +32,7 @@ pub(crate) struct Target {
 
 /// Inserts `rows`, bound by `bind`.
 pub(crate) async fn insert<T: Send>(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn<'_>,
     target: Target,
     rows: Vec<T>,
     bind: impl Fn(T, &mut Values<'_>) + Send,
@@ -48,30 +42,26 @@ pub(crate) async fn insert<T: Send>(
     while left > 0 {
         let count = if left >= MAX_ROWS { MAX_ROWS } else { 1 << left.ilog2() };
         left -= count;
-        let (mut arguments, mut failed) = (SqliteArguments::default(), None);
-        arguments.reserve(count * target.columns, 0);
+        let mut values = Vec::with_capacity(count * target.columns);
         for row in rows.by_ref().take(count) {
-            bind(row, &mut Values { arguments: &mut arguments, failed: &mut failed });
+            bind(row, &mut Values(&mut values));
         }
-        if let Some(failed) = failed {
-            return Err(damaged(format!("a value cannot be stored: {failed}")));
-        }
-        sqlx::query_with(sqlx::AssertSqlSafe(text(target, count)), arguments)
-            .execute(&mut *conn)
-            .await
-            .map_err(database)?;
+        Query::with(text(target, count), values).execute(&mut *conn).await?;
     }
     Ok(())
 }
 
 fn text(target: Target, rows: usize) -> String {
-    let mut sql = String::with_capacity(target.insert.len() + 16 + rows * (target.columns * 2 + 2));
+    use std::fmt::Write as _;
+    let mut sql = String::with_capacity(target.insert.len() + 16 + rows * (target.columns * 6 + 2));
     sql.push_str(target.insert);
     sql.push_str(" VALUES ");
     for row in 0..rows {
         sql.push_str(if row == 0 { "(" } else { ",(" });
         for column in 0..target.columns {
-            sql.push_str(if column == 0 { "?" } else { ",?" });
+            sql.push_str(if column == 0 { "$" } else { ",$" });
+            // Writing to a string does not fail.
+            let _ = write!(sql, "{}", row * target.columns + column + 1);
         }
         sql.push(')');
     }
@@ -102,7 +92,7 @@ mod tests {
     #[test]
     fn writes_many_rows() {
         let target = Target { insert: "INSERT INTO t (a, b)", columns: 2, conflict: "" };
-        assert_eq!(text(target, 1), "INSERT INTO t (a, b) VALUES (?,?) ");
-        assert_eq!(text(target, 3), "INSERT INTO t (a, b) VALUES (?,?),(?,?),(?,?) ");
+        assert_eq!(text(target, 1), "INSERT INTO t (a, b) VALUES ($1,$2) ");
+        assert_eq!(text(target, 3), "INSERT INTO t (a, b) VALUES ($1,$2),($3,$4),($5,$6) ");
     }
 }

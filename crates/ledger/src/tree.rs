@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use adamant_store::LedgerError;
 use adamant_tlog::{CompactRange, Hash, Node, TILE_HEIGHT, TILE_WIDTH, Tile, TileKind, node_in_tile};
-use sqlx::{Row, SqliteConnection};
 
-use crate::error::{damaged, database};
+use crate::db::{Conn, Query};
+use crate::error::damaged;
 use crate::sql::{self, Target};
 
 const WIDTH: u64 = TILE_WIDTH as u64;
@@ -47,7 +47,7 @@ impl Edge {
     }
 
     /// The edge of the stored tree, whose compact range is `range`.
-    pub(crate) async fn load(conn: &mut SqliteConnection, range: CompactRange) -> Result<Self, LedgerError> {
+    pub(crate) async fn load(conn: &mut Conn<'_>, range: CompactRange) -> Result<Self, LedgerError> {
         let places = open_tiles(range.size());
         let tiles = load(conn, &places).await?;
         for place in &places {
@@ -88,7 +88,7 @@ impl Edge {
 }
 
 /// Stores tiles over what was there: they only ever grow.
-pub(crate) async fn store(conn: &mut SqliteConnection, tiles: Vec<(Place, Vec<u8>)>) -> Result<(), LedgerError> {
+pub(crate) async fn store(conn: &mut Conn<'_>, tiles: Vec<(Place, Vec<u8>)>) -> Result<(), LedgerError> {
     let target = Target {
         insert: "INSERT INTO tiles (level, idx, hashes)",
         columns: 3,
@@ -105,37 +105,31 @@ pub(crate) async fn store(conn: &mut SqliteConnection, tiles: Vec<(Place, Vec<u8
 }
 
 /// Reads tiles; those that are not there are absent from the map.
-pub(crate) async fn load(
-    conn: &mut SqliteConnection,
-    places: &[Place],
-) -> Result<HashMap<Place, Vec<u8>>, LedgerError> {
+pub(crate) async fn load(conn: &mut Conn<'_>, places: &[Place]) -> Result<HashMap<Place, Vec<u8>>, LedgerError> {
     if places.is_empty() {
         return Ok(HashMap::new());
     }
     let wanted = serde_json::to_string(places).map_err(|error| damaged(error.to_string()))?;
-    let rows = sqlx::query(
-        "SELECT t.level, t.idx, t.hashes FROM json_each(?) AS q CROSS JOIN tiles AS t
+    let rows = Query::new(conn.dialect().pick([
+        "SELECT t.level, t.idx, t.hashes FROM json_each($1) AS q CROSS JOIN tiles AS t
          ON t.level = json_extract(q.value, '$[0]') AND t.idx = json_extract(q.value, '$[1]')",
-    )
+        "SELECT t.level, t.idx, t.hashes FROM json_array_elements($1::json) AS q(value) JOIN tiles AS t
+         ON t.level = (q.value->>0)::bigint AND t.idx = (q.value->>1)::bigint",
+    ]))
     .bind(wanted)
     .fetch_all(conn)
-    .await
-    .map_err(database)?;
+    .await?;
     let mut tiles = HashMap::new();
     for row in rows {
-        let (level, index): (i64, i64) = (row.try_get(0).map_err(database)?, row.try_get(1).map_err(database)?);
+        let (level, index): (i64, i64) = (row.get(0)?, row.get(1)?);
         let level = u8::try_from(level).map_err(|_| damaged(format!("tiles: there is no level {level}")))?;
-        tiles.insert((level, sql::unsigned(index)?), row.try_get(2).map_err(database)?);
+        tiles.insert((level, sql::unsigned(index)?), row.get(2)?);
     }
     Ok(tiles)
 }
 
 /// Hashes of nodes of the tree of `size` leaves.
-pub(crate) async fn hashes(
-    conn: &mut SqliteConnection,
-    nodes: &[Node],
-    size: u64,
-) -> Result<HashMap<Node, Hash>, LedgerError> {
+pub(crate) async fn hashes(conn: &mut Conn<'_>, nodes: &[Node], size: u64) -> Result<HashMap<Node, Hash>, LedgerError> {
     let missing = |node: &Node| damaged(format!("node {} of level {} is not in the tiles", node.index, node.level));
     let tiles = nodes
         .iter()

@@ -4,8 +4,8 @@
 use adamant_attest::predicate::{self, Predicate};
 use adamant_digest::Digest;
 use adamant_store::LedgerError;
-use sqlx::SqliteConnection;
 
+use crate::db::Conn;
 use crate::sql::{self, Target};
 
 /// Rows of all views, in the order of their entries.
@@ -58,9 +58,9 @@ impl Rows {
         }
     }
 
-    /// Inserts into `main` or, for a comparison, into `temp`. Of several entries that say the
+    /// Inserts into the views or, for a comparison, into temporary ones beside them. Of several entries that say the
     /// same (an input that two locks name), the first is the one the view shows.
-    pub(crate) async fn insert(self, conn: &mut SqliteConnection, place: Place) -> Result<(), LedgerError> {
+    pub(crate) async fn insert(self, conn: &mut Conn<'_>, place: Place) -> Result<(), LedgerError> {
         let target = |index: usize, columns: usize| Target {
             insert: match place {
                 Place::Main => MAIN[index],
@@ -98,14 +98,14 @@ pub(crate) enum Place {
 }
 
 const MAIN: [&str; 4] = [
-    "INSERT INTO main.bindings (kind, name, digest, idx, by_whom, recorded_at, statement, sequence)",
-    "INSERT INTO main.chains (chain, sequence, idx, statement)",
-    "INSERT INTO main.subjects (digest, idx)",
-    "INSERT INTO main.divergences (kind, name, offered, idx)",
+    "INSERT INTO bindings (kind, name, digest, idx, by_whom, recorded_at, statement, sequence)",
+    "INSERT INTO chains (chain, sequence, idx, statement)",
+    "INSERT INTO subjects (digest, idx)",
+    "INSERT INTO divergences (kind, name, offered, idx)",
 ];
 const TEMP: [&str; 4] = [
-    "INSERT INTO temp.bindings (kind, name, digest, idx, by_whom, recorded_at, statement, sequence)",
-    "INSERT INTO temp.chains (chain, sequence, idx, statement)",
-    "INSERT INTO temp.subjects (digest, idx)",
-    "INSERT INTO temp.divergences (kind, name, offered, idx)",
+    "INSERT INTO fresh_bindings (kind, name, digest, idx, by_whom, recorded_at, statement, sequence)",
+    "INSERT INTO fresh_chains (chain, sequence, idx, statement)",
+    "INSERT INTO fresh_subjects (digest, idx)",
+    "INSERT INTO fresh_divergences (kind, name, offered, idx)",
 ];

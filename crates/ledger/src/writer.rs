@@ -9,11 +9,10 @@ use adamant_attest::{format_time, predicate};
 use adamant_digest::Digest;
 use adamant_store::{AppendError, Fact, Head, LedgerError, Receipt};
 use adamant_tlog::{Checkpoint, CompactRange, NoteSigner};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
-use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::error::{copy, damaged, database};
+use crate::db::{Conn, Dialect, Options, Query, Row};
+use crate::error::{copy, damaged};
 use crate::keys::Keys;
 use crate::open::Clock;
 use crate::plan::{self, Binding, Known, Prepared};
@@ -28,7 +27,7 @@ pub const MAX_FACTS: usize = 2_000;
 /// Largest statement, in bytes.
 pub const MAX_STATEMENT_BYTES: usize = 4 << 20;
 /// Longest name of a binding or chain, in bytes.
-const MAX_NAME_BYTES: usize = 4_000;
+pub(crate) const MAX_NAME_BYTES: usize = 4_000;
 /// Facts that may wait or be written at a time; further callers wait before they queue.
 pub(crate) const MAX_WAITING_FACTS: usize = 4 * MAX_FACTS;
 
@@ -79,10 +78,16 @@ pub(crate) fn prepare(facts: Vec<Fact>) -> Result<Vec<Prepared>, AppendError> {
                 ));
             }
         }
+        if predicate::actor(&fact.predicate).contains('\0') {
+            return invalid("the name of who does it holds a zero byte".to_owned());
+        }
         prepared.push(Prepared { fact, binds });
     }
     Ok(prepared)
 }
+
+const HEAD: &str = "SELECT size, recorded_at, compact, checkpoint FROM head WHERE id = 1";
+const HEAD_FOR_UPDATE: &str = "SELECT size, recorded_at, compact, checkpoint FROM head WHERE id = 1 FOR UPDATE";
 
 /// The head row.
 #[derive(Debug, Clone)]
@@ -95,19 +100,26 @@ pub(crate) struct HeadRow {
 
 impl HeadRow {
     /// Reads it; `None` before the first entry.
-    pub(crate) async fn load(conn: &mut SqliteConnection) -> Result<Option<Self>, LedgerError> {
-        let row = sqlx::query("SELECT size, recorded_at, compact, checkpoint FROM head WHERE id = 1")
-            .fetch_optional(conn)
-            .await
-            .map_err(database)?;
+    pub(crate) async fn load(conn: &mut Conn<'_>) -> Result<Option<Self>, LedgerError> {
+        Self::read(conn, HEAD).await
+    }
+
+    /// Reads it for whoever appends: it does not change until the transaction ends.
+    async fn lock(conn: &mut Conn<'_>) -> Result<Option<Self>, LedgerError> {
+        let sql = conn.dialect().pick([HEAD, HEAD_FOR_UPDATE]);
+        Self::read(conn, sql).await
+    }
+
+    async fn read(conn: &mut Conn<'_>, sql: &'static str) -> Result<Option<Self>, LedgerError> {
+        let row = Query::new(sql).fetch_optional(conn).await?;
         let Some(row) = row else { return Ok(None) };
-        let size = sql::unsigned(row.try_get(0).map_err(database)?)?;
-        let compact: Vec<u8> = row.try_get(2).map_err(database)?;
+        let size = sql::unsigned(row.get(0)?)?;
+        let compact: Vec<u8> = row.get(2)?;
         let range = CompactRange::from_bytes(&compact).map_err(|error| damaged(format!("head: {error}")))?;
         if range.size() != size {
             return Err(damaged(format!("head: size is {size}, the compact range says {}", range.size())));
         }
-        let (recorded_at, checkpoint) = (row.try_get(1).map_err(database)?, row.try_get(3).map_err(database)?);
+        let (recorded_at, checkpoint) = (row.get(1)?, row.get(3)?);
         Ok(Some(Self { range, recorded_at, checkpoint }))
     }
 
@@ -117,9 +129,9 @@ impl HeadRow {
 }
 
 pub(crate) struct Writer {
-    pub(crate) options: SqliteConnectOptions,
+    pub(crate) options: Options,
     /// Dropped when its state is unknown, and made again for the next batch.
-    pub(crate) conn: Option<SqliteConnection>,
+    pub(crate) conn: Option<Conn<'static>>,
     pub(crate) keys: Keys,
     pub(crate) signer: Arc<NoteSigner>,
     pub(crate) clock: Clock,
@@ -166,10 +178,8 @@ impl Writer {
                 }
             }
         }
-        if let Some(conn) = self.conn.take()
-            && let Err(error) = conn.close().await
-        {
-            tracing::warn!(%error, "the ledger's writer did not close cleanly");
+        if let Some(conn) = self.conn.take() {
+            conn.close().await;
         }
     }
 
@@ -200,70 +210,86 @@ impl Writer {
         &mut self,
         calls: Vec<Vec<Prepared>>,
     ) -> Result<Vec<Result<Vec<Receipt>, AppendError>>, LedgerError> {
-        let mut conn = self.connection().await?;
-        let done = self.transaction(&mut conn, calls).await;
-        match done {
-            Ok(outcomes) => {
-                self.conn = Some(conn);
-                Ok(outcomes)
-            }
-            Err(Failure::Before(error)) => {
-                // The transaction was rolled back when it was dropped; if that did not work
-                // either, the next use of the connection says so.
-                self.conn = Some(conn);
-                Err(error)
-            }
-            Err(Failure::Commit { error, last, outcomes }) => {
-                let _ = conn.close().await;
-                if self.committed(&last).await? { Ok(outcomes) } else { Err(error) }
+        let calls = Arc::new(calls);
+        let mut stale = self.conn.is_some();
+        loop {
+            let mut conn = self.connection().await?;
+            match self.transaction(&mut conn, &calls).await {
+                Ok(outcomes) => {
+                    self.conn = Some(conn);
+                    return Ok(outcomes);
+                }
+                Err(Failure::Before(error)) if conn.dialect() == Dialect::Postgres => {
+                    // What state it is in is the server's to know; it rolls back what is not committed.
+                    drop(conn);
+                    // It may have been started again since the connection was last used.
+                    if stale && matches!(error, LedgerError::Unavailable(_)) {
+                        tracing::info!(%error, "the connection to the ledger is made again");
+                        stale = false;
+                        continue;
+                    }
+                    return Err(error);
+                }
+                Err(Failure::Before(error)) => {
+                    // The transaction was rolled back when it was dropped; if that did not work
+                    // either, the next use of the connection says so.
+                    self.conn = Some(conn);
+                    return Err(error);
+                }
+                Err(Failure::Commit { error, last, outcomes }) => {
+                    conn.close().await;
+                    return if self.committed(&last).await? { Ok(outcomes) } else { Err(error) };
+                }
             }
         }
     }
 
-    async fn connection(&mut self) -> Result<SqliteConnection, LedgerError> {
+    async fn connection(&mut self) -> Result<Conn<'static>, LedgerError> {
         match self.conn.take() {
             Some(conn) => Ok(conn),
-            None => self.options.connect().await.map_err(database),
+            None => self.options.connect().await,
         }
     }
 
-    /// After a commit that reported an error: whether the batch is there after all.
+    /// After a commit that reported an error: whether the batch is there after all. It may be under
+    /// way still, and holds the writers' lock as long as it is: who has the lock knows.
     async fn committed(&mut self, last: &Last) -> Result<bool, LedgerError> {
         let unknown = |error: &dyn std::fmt::Display| {
             LedgerError::Unavailable(format!("it is not known whether the facts were recorded, ask again: {error}"))
         };
         let mut conn = self.options.connect().await.map_err(|error| unknown(&error))?;
-        let leaf = sqlx::query("SELECT leaf FROM entries WHERE idx = ?")
-            .bind(last.index)
-            .fetch_optional(&mut conn)
-            .await
-            .and_then(|row| row.map(|row| row.try_get::<Vec<u8>, _>(0)).transpose())
-            .map_err(|error| unknown(&error))?;
+        let look = async |conn: &mut Conn<'_>| {
+            let mut tx = conn.begin_write().await?;
+            let there = last.is_recorded(&mut tx).await?;
+            tx.rollback().await?;
+            Ok::<_, LedgerError>(there)
+        };
+        let there = look(&mut conn).await.map_err(|error| unknown(&error))?;
         self.conn = Some(conn);
-        Ok(leaf.as_ref() == Some(&last.leaf))
+        Ok(there)
     }
 
     async fn transaction(
         &mut self,
-        conn: &mut SqliteConnection,
-        calls: Vec<Vec<Prepared>>,
+        conn: &mut Conn<'_>,
+        calls: &Arc<Vec<Vec<Prepared>>>,
     ) -> Result<Vec<Result<Vec<Receipt>, AppendError>>, Failure> {
-        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
-        let head = HeadRow::load(&mut tx).await?;
-        let known = known(&mut tx, &calls).await?;
+        let mut tx = conn.begin_write().await?;
+        let head = HeadRow::lock(&mut tx).await?;
+        let known = known(&mut tx, calls).await?;
         let (before, edge) = match head {
             None => (i64::MIN, Edge::empty()),
             Some(head) => (head.recorded_at, Edge::load(&mut tx, head.range).await?),
         };
         let seconds = self.seconds()?.max(before);
         let first = edge.range.size();
-        let (keys, signer) = (self.keys.clone(), Arc::clone(&self.signer));
+        let (keys, signer, calls) = (self.keys.clone(), Arc::clone(&self.signer), Arc::clone(calls));
         let batch = tokio::task::spawn_blocking(move || work(known, edge, seconds, &calls, &keys, &signer))
             .await
             .map_err(|error| LedgerError::Unavailable(format!("signing stopped: {error}")))??;
         let Batch { outcomes, sealed, rows, edge, checkpoint } = batch;
         let Some(last) = sealed.last() else {
-            tx.rollback().await.map_err(database)?;
+            tx.rollback().await?;
             return Ok(outcomes);
         };
         let size = sql::signed(edge.range.size())?;
@@ -272,8 +298,8 @@ impl Writer {
         rows.insert(&mut tx, Place::Main).await?;
         let compact = edge.range.to_bytes();
         tree::store(&mut tx, edge.into_tiles()).await?;
-        sqlx::query(
-            "INSERT INTO head (id, size, recorded_at, compact, checkpoint) VALUES (1, ?, ?, ?, ?)
+        Query::new(
+            "INSERT INTO head (id, size, recorded_at, compact, checkpoint) VALUES (1, $1, $2, $3, $4)
              ON CONFLICT (id) DO UPDATE SET size = excluded.size, recorded_at = excluded.recorded_at,
              compact = excluded.compact, checkpoint = excluded.checkpoint",
         )
@@ -281,18 +307,17 @@ impl Writer {
         .bind(seconds)
         .bind(compact)
         .bind(checkpoint.clone())
-        .execute(&mut *tx)
-        .await
-        .map_err(database)?;
+        .execute(&mut tx)
+        .await?;
         tracing::debug!(point = "before the commit", first, size);
         if let Err(error) = tx.commit().await {
-            return Err(Failure::Commit { error: database(error), last, outcomes });
+            return Err(Failure::Commit { error, last, outcomes });
         }
         tracing::debug!(point = "after the commit", size);
-        // Only what can be read back is told to anybody.
-        match HeadRow::load(conn).await {
-            Ok(Some(head)) if head.checkpoint == checkpoint => Ok(outcomes),
-            Ok(_) => Err(damaged("head: the checkpoint read back is not the one committed").into()),
+        // Only what can be read back is told to anybody. Another server may have gone on from it.
+        match readable(conn, &checkpoint, &last).await {
+            Ok(true) => Ok(outcomes),
+            Ok(false) => Err(damaged("head: the checkpoint read back is not the one committed").into()),
             Err(error) => Err(Failure::Commit { error, last, outcomes }),
         }
     }
@@ -315,6 +340,24 @@ impl Writer {
 struct Last {
     index: i64,
     leaf: Vec<u8>,
+}
+
+impl Last {
+    async fn is_recorded(&self, conn: &mut Conn<'_>) -> Result<bool, LedgerError> {
+        let sql = "SELECT leaf FROM entries WHERE idx = $1";
+        let row = Query::new(sql).bind(self.index).fetch_optional(conn).await?;
+        let leaf = row.map(|row| row.get::<Vec<u8>>(0)).transpose()?;
+        Ok(leaf.as_ref() == Some(&self.leaf))
+    }
+}
+
+/// Whether the head is the one just committed, or a later one over the same entries.
+async fn readable(conn: &mut Conn<'_>, checkpoint: &str, last: &Last) -> Result<bool, LedgerError> {
+    match HeadRow::load(conn).await? {
+        Some(head) if head.checkpoint == checkpoint => Ok(true),
+        Some(head) if sql::signed(head.range.size())? > last.index + 1 => last.is_recorded(conn).await,
+        _ => Ok(false),
+    }
 }
 
 enum Failure {
@@ -368,12 +411,7 @@ fn work(
     Ok(Batch { outcomes: plan.outcomes, sealed, rows, edge, checkpoint })
 }
 
-async fn insert_entries(
-    conn: &mut SqliteConnection,
-    first: u64,
-    seconds: i64,
-    sealed: Vec<Sealed>,
-) -> Result<(), LedgerError> {
+async fn insert_entries(conn: &mut Conn<'_>, first: u64, seconds: i64, sealed: Vec<Sealed>) -> Result<(), LedgerError> {
     let target = Target {
         insert: "INSERT INTO entries (idx, recorded_at, statement, envelope, leaf)",
         columns: 5,
@@ -387,21 +425,23 @@ async fn insert_entries(
 }
 
 /// Looks up every name and chain that `calls` touch, each kind in one query.
-async fn known(conn: &mut SqliteConnection, calls: &[Vec<Prepared>]) -> Result<Known, LedgerError> {
+async fn known(conn: &mut Conn<'_>, calls: &[Vec<Prepared>]) -> Result<Known, LedgerError> {
     let facts = || calls.iter().flatten();
     let mut known = Known::default();
     let names: HashSet<(&str, &str)> =
         facts().flat_map(|fact| &fact.binds).map(|(kind, name, _)| (kind.as_str(), name.as_str())).collect();
     if !names.is_empty() {
-        let rows = sqlx::query(
+        let rows = Query::new(conn.dialect().pick([
             "SELECT b.kind, b.name, b.digest, b.idx, b.by_whom, b.recorded_at, b.statement, b.sequence
-             FROM json_each(?) AS q CROSS JOIN bindings AS b
+             FROM json_each($1) AS q CROSS JOIN bindings AS b
              ON b.kind = json_extract(q.value, '$[0]') AND b.name = json_extract(q.value, '$[1]')",
-        )
+            "SELECT b.kind, b.name, b.digest, b.idx, b.by_whom, b.recorded_at, b.statement, b.sequence
+             FROM json_array_elements($1::json) AS q(value) JOIN bindings AS b
+             ON b.kind = q.value->>0 AND b.name = q.value->>1",
+        ]))
         .bind(json(&names)?)
         .fetch_all(&mut *conn)
-        .await
-        .map_err(database)?;
+        .await?;
         for row in rows {
             let (name, binding) = binding(&row)?;
             known.bindings.insert(name, binding);
@@ -410,17 +450,18 @@ async fn known(conn: &mut SqliteConnection, calls: &[Vec<Prepared>]) -> Result<K
     let chains: HashSet<&str> =
         facts().filter_map(|fact| fact.fact.chain.as_ref()).map(|chain| chain.name.as_str()).collect();
     if !chains.is_empty() {
-        let rows = sqlx::query(
-            "SELECT c.chain, c.sequence, c.statement FROM json_each(?) AS q CROSS JOIN chains AS c
+        let rows = Query::new(conn.dialect().pick([
+            "SELECT c.chain, c.sequence, c.statement FROM json_each($1) AS q CROSS JOIN chains AS c
              ON c.chain = q.value AND c.sequence = (SELECT max(sequence) FROM chains WHERE chain = q.value)",
-        )
+            "SELECT c.chain, c.sequence, c.statement FROM json_array_elements_text($1::json) AS q(value) JOIN chains AS c
+             ON c.chain = q.value AND c.sequence = (SELECT max(sequence) FROM chains WHERE chain = q.value)",
+        ]))
         .bind(json(&chains)?)
         .fetch_all(&mut *conn)
-        .await
-        .map_err(database)?;
+        .await?;
         for row in rows {
-            let sequence = sql::unsigned(row.try_get(1).map_err(database)?)?;
-            known.chains.insert(row.try_get(0).map_err(database)?, (sequence, digest(&row, 2)?));
+            let sequence = sql::unsigned(row.get(1)?)?;
+            known.chains.insert(row.get(0)?, (sequence, digest(&row, 2)?));
         }
     }
     // Only a conflict asks for divergences, and conflicts are rare. Those within the batch have
@@ -433,17 +474,19 @@ async fn known(conn: &mut SqliteConnection, calls: &[Vec<Prepared>]) -> Result<K
         .map(|(kind, name, digest)| (kind.as_str(), name.as_str(), digest.hex()))
         .collect();
     if !offered.is_empty() {
-        let rows = sqlx::query(
-            "SELECT d.kind, d.name, d.offered FROM json_each(?) AS q CROSS JOIN divergences AS d
+        let rows = Query::new(conn.dialect().pick([
+            "SELECT d.kind, d.name, d.offered FROM json_each($1) AS q CROSS JOIN divergences AS d
              ON d.kind = json_extract(q.value, '$[0]') AND d.name = json_extract(q.value, '$[1]')
              AND d.offered = unhex(json_extract(q.value, '$[2]'))",
-        )
+            "SELECT d.kind, d.name, d.offered FROM json_array_elements($1::json) AS q(value) JOIN divergences AS d
+             ON d.kind = q.value->>0 AND d.name = q.value->>1
+             AND d.offered = decode(q.value->>2, 'hex')",
+        ]))
         .bind(json(&offered)?)
         .fetch_all(&mut *conn)
-        .await
-        .map_err(database)?;
+        .await?;
         for row in rows {
-            known.divergences.insert((kind(&row)?, row.try_get(1).map_err(database)?, digest(&row, 2)?));
+            known.divergences.insert((kind(&row)?, row.get(1)?, digest(&row, 2)?));
         }
     }
     Ok(known)
@@ -454,59 +497,71 @@ fn json<T: serde::Serialize>(names: &HashSet<T>) -> Result<String, LedgerError> 
     serde_json::to_string(names).map_err(|error| damaged(error.to_string()))
 }
 
-fn kind(row: &SqliteRow) -> Result<BindingKind, LedgerError> {
-    row.try_get::<&str, _>(0).map_err(database)?.parse().map_err(damaged)
+fn kind(row: &Row) -> Result<BindingKind, LedgerError> {
+    row.get::<&str>(0)?.parse().map_err(damaged)
 }
 
 /// Reads the columns kind, name, digest, idx, by_whom, recorded_at, statement, sequence.
-pub(crate) fn binding(row: &SqliteRow) -> Result<(plan::Name, Binding), LedgerError> {
+pub(crate) fn binding(row: &Row) -> Result<(plan::Name, Binding), LedgerError> {
     let binding = Binding {
         digest: digest(row, 2)?,
-        index: sql::unsigned(row.try_get(3).map_err(database)?)?,
-        by: row.try_get(4).map_err(database)?,
-        at: time(row.try_get(5).map_err(database)?)?,
+        index: sql::unsigned(row.get(3)?)?,
+        by: row.get(4)?,
+        at: time(row.get(5)?)?,
         statement: digest(row, 6)?,
-        sequence: row.try_get::<Option<i64>, _>(7).map_err(database)?.map(sql::unsigned).transpose()?,
+        sequence: row.get::<Option<i64>>(7)?.map(sql::unsigned).transpose()?,
     };
-    Ok(((kind(row)?, row.try_get(1).map_err(database)?), binding))
+    Ok(((kind(row)?, row.get(1)?), binding))
 }
 
 pub(crate) fn time(seconds: i64) -> Result<String, LedgerError> {
     format_time(seconds).ok_or_else(|| damaged(format!("{seconds} stands where a time belongs")))
 }
 
-pub(crate) fn digest(row: &SqliteRow, column: usize) -> Result<Digest, LedgerError> {
-    let bytes: &[u8] = row.try_get(column).map_err(database)?;
+pub(crate) fn digest(row: &Row, column: usize) -> Result<Digest, LedgerError> {
+    let bytes: &[u8] = row.get(column)?;
     let raw = bytes.try_into().map_err(|_| damaged(format!("{} bytes stand where a digest belongs", bytes.len())))?;
     Ok(Digest::from_bytes(raw))
 }
 
-/// Makes the tables and records the first facts.
-pub(crate) async fn begin(writer: &mut Writer) -> Result<(), LedgerError> {
+/// Makes the tables and records the first facts. False if another server did so meanwhile.
+pub(crate) async fn begin(writer: &mut Writer) -> Result<bool, LedgerError> {
     let mut conn = writer.connection().await?;
     let found = async {
-        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = conn.begin_write().await?;
         if schema::look(&mut tx).await? == schema::Found::Nothing {
             schema::create(&mut tx).await?;
         }
         let empty = HeadRow::load(&mut tx).await?.is_none();
         if empty {
-            let row = sqlx::query("SELECT count(*) FROM (SELECT 1 FROM entries LIMIT 1)").fetch_one(&mut *tx).await;
-            if row.and_then(|row| row.try_get::<i64, _>(0)).map_err(database)? > 0 {
+            let row =
+                Query::new("SELECT count(*) FROM (SELECT 1 FROM entries LIMIT 1) AS first").fetch_one(&mut tx).await;
+            if row.and_then(|row| row.get::<i64>(0))? > 0 {
                 return Err(damaged("head: the row is missing, but there are entries"));
             }
         }
-        tx.commit().await.map_err(database)?;
+        tx.commit().await?;
         Ok::<_, LedgerError>(empty)
     }
     .await;
     writer.conn = Some(conn);
-    if found? {
-        // A crash in between leaves tables without entries; the next start comes here again.
-        let facts = prepare(writer.keys.facts()).map_err(|error| damaged(error.to_string()))?;
-        for outcome in writer.append(vec![facts]).await? {
-            outcome.map_err(|error| damaged(format!("the first facts cannot be recorded: {error}")))?;
+    if !found? {
+        return Ok(true);
+    }
+    // A crash in between leaves tables without entries; the next start comes here again.
+    let mut facts = writer.keys.facts();
+    for (sequence, fact) in (1..).zip(&mut facts) {
+        if let Some(chain) = &mut fact.chain {
+            chain.expect = Some(sequence);
         }
     }
-    Ok(())
+    let facts = prepare(facts).map_err(|error| damaged(error.to_string()))?;
+    for outcome in writer.append(vec![facts]).await? {
+        match outcome {
+            Ok(_) => {}
+            Err(AppendError::ChainMoved { .. }) => return Ok(false),
+            Err(error) => return Err(damaged(format!("the first facts cannot be recorded: {error}"))),
+        }
+    }
+    Ok(true)
 }

@@ -52,7 +52,12 @@ impl Platform {
 }
 
 /// Collects now and then, at low priority, until stopped. Cut off anywhere, nothing is half done.
+/// Not in a bucket: other servers may be using what this one takes for idle, and no lock is common
+/// to all.
 pub(crate) async fn collecting(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
+    if platform.config.settings.blobs.url.is_some() {
+        return;
+    }
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.reset();

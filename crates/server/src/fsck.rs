@@ -7,7 +7,7 @@ use std::sync::Arc;
 use adamant_api::{Finding, FsckReport};
 use adamant_attest::predicate::{BindingKind, Predicate, Role};
 use adamant_digest::{Digest, Sha512Hasher};
-use adamant_ledger::{Keys, SqliteLedger, TrustValues};
+use adamant_ledger::{Keys, SqlLedger, TrustValues};
 use adamant_oci::{Content, ContentDigest, Manifest};
 use adamant_release::{Document as _, Release};
 use adamant_source::{Depth, Repositories};
@@ -16,6 +16,8 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::error::Problem;
 use crate::facts::decode;
+use crate::opening::AccessKey;
+use crate::settings::Settings;
 
 /// Entries read at once.
 const PAGE: usize = 500;
@@ -33,9 +35,13 @@ struct Promised {
 
 /// Recomputes ledger and views from the entries, hashes every blob and tree, and looks for
 /// everything the facts promise. `progress` hears what is being looked at.
-pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckReport, Problem> {
-    let database = data.join("adamant.db");
-    if !database.exists() {
+pub async fn fsck(
+    data: &Path,
+    settings: &Settings,
+    key: &AccessKey,
+    progress: &mut dyn FnMut(&str),
+) -> Result<FsckReport, Problem> {
+    if settings.database.url.is_none() && !data.join("adamant.db").exists() {
         return Err(Problem::usage(format!("{} holds no adamant data", data.display())).hint("pass `--data DIR`"));
     }
     let mut findings = Vec::new();
@@ -50,9 +56,7 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
     if let Err(problem) = &trust {
         find("trust.json".to_owned(), problem.clone());
     }
-    let ledger = SqliteLedger::open_read_only(&database, trust.ok())
-        .await
-        .map_err(|e| Problem::damaged("the ledger cannot be opened").cause(e))?;
+    let ledger = crate::opening::ledger_to_read(data, settings, trust.ok()).await?;
     for found in ledger.check().await? {
         find(found.object, found.problem);
     }
@@ -76,7 +80,7 @@ pub async fn fsck(data: &Path, progress: &mut dyn FnMut(&str)) -> Result<FsckRep
     };
 
     progress("blobs: every byte");
-    let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::observe(&data.join("blobs"))?);
+    let blobs = crate::opening::blobs(data, settings, key, FsBlobs::observe).await?.0;
     let count = hash_all(&blobs, &mut find).await?;
     second_names(&blobs, &mut find).await?;
     look_for(&blobs, &promised, &mut find).await?;
@@ -112,7 +116,7 @@ fn trusted(data: &Path) -> Result<TrustValues, String> {
 }
 
 /// Private keys that the ledger does not know: nothing they sign would hold.
-async fn keys(data: &Path, ledger: &SqliteLedger) -> Result<Vec<(String, String)>, Problem> {
+async fn keys(data: &Path, ledger: &SqlLedger) -> Result<Vec<(String, String)>, Problem> {
     let keys = match Keys::open(&data.join("keys")) {
         Ok(keys) => keys,
         Err(error) => return Ok(vec![("keys".to_owned(), error.to_string())]),
@@ -137,7 +141,7 @@ async fn keys(data: &Path, ledger: &SqliteLedger) -> Result<Vec<(String, String)
 }
 
 /// Published files against what the ledger says they are.
-async fn published(data: &Path, ledger: &SqliteLedger, size: u64) -> Result<Vec<String>, Problem> {
+async fn published(data: &Path, ledger: &SqlLedger, size: u64) -> Result<Vec<String>, Problem> {
     let mut problems = Vec::new();
     let root = data.join("log");
     let mut dirs = vec![root.join("tile")];
@@ -171,7 +175,7 @@ async fn published(data: &Path, ledger: &SqliteLedger, size: u64) -> Result<Vec<
     Ok(problems)
 }
 
-async fn promised(ledger: &SqliteLedger, size: u64) -> Result<Promised, Problem> {
+async fn promised(ledger: &SqlLedger, size: u64) -> Result<Promised, Problem> {
     let mut promised = Promised::default();
     let mut from = 0;
     while from < size {

@@ -199,7 +199,8 @@ pub(crate) fn check_trees(data: &Path, find: &mut impl FnMut(String, String)) ->
 
 /// Ends everything a data directory runs.
 pub(crate) async fn down(data: &Path, exe: &Path) -> Result<Down, Problem> {
-    if !data.join("adamant.db").exists() {
+    // With the facts in PostgreSQL there are keys alone.
+    if !data.join("adamant.db").exists() && !data.join("keys").exists() {
         return Err(Problem::usage(format!("{} holds no adamant data", data.display())).hint("pass `--data DIR`"));
     }
     // Without the lock a server is up and would bring everything back.

@@ -33,7 +33,9 @@ pub use doctor::{Check, doctor};
 pub use error::Problem;
 pub use fsck::fsck;
 pub use hosting::verify_evidence;
-pub use opening::{Claim, Claimed, Proxy, claim};
+pub use opening::{AccessKey, Claim, Claimed, Proxy, claim};
 pub use platform::{Config, Platform};
 pub use running::{Running, down, rollback_offline, start};
-pub use settings::{GateSettings, RegistrySettings, Settings, StoreSettings, UpstreamSettings};
+pub use settings::{
+    BlobSettings, DatabaseSettings, GateSettings, RegistrySettings, Settings, StoreSettings, UpstreamSettings,
+};

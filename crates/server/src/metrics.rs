@@ -75,9 +75,11 @@ impl Metrics {
                 count.load(Ordering::Relaxed)
             );
         }
+        let (damaged, damages) =
+            platform.files.as_ref().map(|files| (files.damaged(), files.damages())).unwrap_or_default();
         for (name, kind, help, value) in [
-            ("adamant_blobs_damaged", "gauge", "Blobs that are damaged now.", platform.files.damaged().len() as u64),
-            ("adamant_blobs_damaged_total", "counter", "Blobs found damaged.", platform.files.damages()),
+            ("adamant_blobs_damaged", "gauge", "Blobs that are damaged now.", damaged.len() as u64),
+            ("adamant_blobs_damaged_total", "counter", "Blobs found damaged.", damages),
             (
                 "adamant_scrub_bytes_total",
                 "counter",

@@ -9,13 +9,16 @@ use adamant_api::Class;
 use adamant_audit::Trust;
 use adamant_build::{Builder, BuilderConfig, Host};
 use adamant_fetch::Fetcher;
-use adamant_ledger::{Keys, SqliteLedger};
+use adamant_ledger::{Keys, OpenError, SqlLedger, TrustValues};
 use adamant_registry::Registry;
 use adamant_sandbox::Sandbox;
-use adamant_store::{BlobStore, DataLock, DataLockError, Ledger};
+use adamant_store::{
+    BlobStore, DataLock, DataLockError, FsBlobs, Ledger, S3Blobs, S3Credentials, S3Settings, S3SettingsError,
+};
 
 use crate::error::Problem;
 use crate::platform::Config;
+use crate::settings::{BlobSettings, Settings};
 
 /// Proxies for fetching, as the environment of the process names them.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +38,17 @@ impl Proxy {
             https: first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
             exempt: first(&["no_proxy", "NO_PROXY"]),
         }
+    }
+}
+
+/// The access key for S3 in the environment of the process, if there is one.
+#[derive(Debug, Clone, Default)]
+pub struct AccessKey(Option<S3Credentials>);
+
+impl AccessKey {
+    /// From the usual variables, `AWS_ACCESS_KEY_ID` and its like.
+    pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        Self(S3Credentials::from_environment(variable).ok())
     }
 }
 
@@ -85,17 +99,65 @@ pub(crate) fn now() -> String {
     i64::try_from(seconds).ok().and_then(adamant_attest::format_time).unwrap_or_default()
 }
 
-pub(crate) async fn ledger(data: &Path) -> Result<SqliteLedger, Problem> {
+/// The blobs that the settings name; as files, too, if that is what they are, which `open` opens.
+pub(crate) async fn blobs(
+    data: &Path,
+    settings: &Settings,
+    key: &AccessKey,
+    open: fn(&Path) -> std::io::Result<FsBlobs>,
+) -> Result<(Arc<dyn BlobStore>, Option<FsBlobs>), Problem> {
+    let Some(url) = &settings.blobs.url else {
+        let files = open(&data.join("blobs"))?;
+        return Ok((Arc::new(files.clone()), Some(files)));
+    };
+    let BlobSettings { endpoint, region, path_style, credentials, .. } = &settings.blobs;
+    let refuse = |e: &dyn std::fmt::Display| {
+        Problem::usage("the bucket that `[blobs]` names cannot be used").cause(e).hint("docs/scaling.md shows how")
+    };
+    let key = match credentials {
+        Some(file) => S3Credentials::from_file(file).map_err(|e| refuse(&e))?,
+        None => key.0.clone().ok_or_else(|| refuse(&S3SettingsError::NoCredentials))?,
+    };
+    let region = region.as_deref().unwrap_or("us-east-1");
+    let bucket = S3Settings::new(url, endpoint.as_deref(), region, *path_style, key).map_err(|e| refuse(&e))?;
+    Ok((Arc::new(S3Blobs::open(bucket, data.join("work/spool")).await.map_err(|e| refuse(&e))?), None))
+}
+
+/// The ledger that the settings name.
+pub(crate) async fn ledger(data: &Path, settings: &Settings) -> Result<SqlLedger, Problem> {
     let keys =
         Keys::open_or_create(&data.join("keys")).map_err(|e| Problem::damaged("the keys cannot be used").cause(e))?;
-    SqliteLedger::open(&data.join("adamant.db"), keys, Arc::new(SystemTime::now), None)
-        .await
-        .map_err(|e| Problem::damaged("the ledger cannot be opened").cause(e))
+    let clock = Arc::new(SystemTime::now);
+    let opened = match &settings.database.url {
+        Some(url) => SqlLedger::open_postgres(url, keys, clock, None).await,
+        None => SqlLedger::open(&data.join("adamant.db"), keys, clock, None).await,
+    };
+    opened.map_err(|e| match e {
+        OpenError::OtherKey { .. } if settings.database.url.is_some() => {
+            Problem::damaged("the ledger cannot be opened")
+                .cause(e)
+                .hint("servers on one database have the same `keys`: copy that directory from the first one's data")
+        }
+        e => Problem::damaged("the ledger cannot be opened").cause(e),
+    })
+}
+
+/// The ledger that the settings name, for looking at.
+pub(crate) async fn ledger_to_read(
+    data: &Path,
+    settings: &Settings,
+    trust: Option<TrustValues>,
+) -> Result<SqlLedger, Problem> {
+    let opened = match &settings.database.url {
+        Some(url) => SqlLedger::open_postgres_read_only(url, trust).await,
+        None => SqlLedger::open_read_only(&data.join("adamant.db"), trust).await,
+    };
+    opened.map_err(|e| Problem::damaged("the ledger cannot be opened").cause(e))
 }
 
 /// Writes `trust.json` if it is not there. It is never replaced: that it differs from the keys
 /// is for `fsck` to say.
-pub(crate) fn write_trust(data: &Path, ledger: &SqliteLedger) -> Result<(), Problem> {
+pub(crate) fn write_trust(data: &Path, ledger: &SqlLedger) -> Result<(), Problem> {
     let path = data.join("trust.json");
     if path.exists() {
         return Ok(());
@@ -162,7 +224,7 @@ pub(crate) fn builder(config: &Config, blobs: Arc<dyn BlobStore>) -> Result<Buil
 }
 
 /// A project owns the repositories below its name.
-fn owned(ledger: Arc<SqliteLedger>) -> adamant_registry::Owned {
+fn owned(ledger: Arc<SqlLedger>) -> adamant_registry::Owned {
     Arc::new(move |project| {
         let ledger = Arc::clone(&ledger);
         Box::pin(async move { Ok(ledger.chain_head(&crate::facts::policy(&project)).await?.is_some()) })
@@ -172,7 +234,7 @@ fn owned(ledger: Arc<SqliteLedger>) -> adamant_registry::Owned {
 pub(crate) async fn registry(
     config: &Config,
     blobs: &Arc<dyn BlobStore>,
-    ledger: &Arc<SqliteLedger>,
+    ledger: &Arc<SqlLedger>,
     erased: adamant_store::Erased,
 ) -> Result<Registry, Problem> {
     let upstreams = crate::upstream::open(config, blobs, ledger).await?;

@@ -13,7 +13,7 @@ use adamant_build::Builder;
 use adamant_deploy::Local;
 use adamant_digest::Digest;
 use adamant_fetch::Fetcher;
-use adamant_ledger::SqliteLedger;
+use adamant_ledger::SqlLedger;
 use adamant_registry::Registry;
 use adamant_release::{Configuration, Document, Policy, Release};
 use adamant_source::{Oid, Push, Receiver, Repositories, Repository};
@@ -47,6 +47,8 @@ pub struct Config {
     pub proxy: crate::Proxy,
     /// What `server.toml` says.
     pub settings: crate::Settings,
+    /// For a bucket whose settings name no file with one.
+    pub access_key: crate::AccessKey,
 }
 
 /// Held by whoever changes something at the moment.
@@ -61,10 +63,10 @@ pub struct Platform {
     pub(crate) store: Arc<dyn BlobStore>,
     pub(crate) erased: Erased,
     pub(crate) collected: crate::collect::Counters,
-    /// The same, as files.
-    pub(crate) files: FsBlobs,
+    /// The same, as files, if that is what they are.
+    pub(crate) files: Option<FsBlobs>,
     pub(crate) scrubbed: std::sync::atomic::AtomicU64,
-    pub(crate) ledger: Arc<SqliteLedger>,
+    pub(crate) ledger: Arc<SqlLedger>,
     pub(crate) facts: Facts,
     pub(crate) source: Repositories,
     pub(crate) fetcher: Fetcher,
@@ -127,9 +129,8 @@ impl Platform {
     /// Opens a data directory with everything in it, that of `config`.
     pub(crate) async fn open_claimed(config: Config, claim: Claim) -> Result<Arc<Self>, Problem> {
         let data = config.data.clone();
-        let files = FsBlobs::open(&data.join("blobs"))?;
-        let store: Arc<dyn BlobStore> = Arc::new(files.clone());
-        let ledger = Arc::new(crate::opening::ledger(&data).await?);
+        let (store, files) = crate::opening::blobs(&data, &config.settings, &config.access_key, FsBlobs::open).await?;
+        let ledger = Arc::new(crate::opening::ledger(&data, &config.settings).await?);
         let erased = Erased::default();
         crate::erase::load(Arc::clone(&ledger) as Arc<dyn Ledger>, &*store, &erased).await?;
         let blobs: Arc<dyn BlobStore> = Arc::new(WithoutErased::new(Arc::clone(&store), erased.clone()));

@@ -120,8 +120,13 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         let every = Duration::from_hours(upstream.check_hours.into());
         tasks.spawn(checks(Arc::clone(&platform), upstream.name.clone(), every, until(&stop)));
     }
-    tasks.spawn(crate::scrub::scrub(Arc::clone(&platform), until(&stop)));
-    let packing = if platform.config.settings.store.deduplicate { Some(platform.files.start_packing()?) } else { None };
+    let mut packing = None;
+    if let Some(files) = &platform.files {
+        tasks.spawn(crate::scrub::scrub(Arc::clone(&platform), files.clone(), until(&stop)));
+        if platform.config.settings.store.deduplicate {
+            packing = Some(files.start_packing()?);
+        }
+    }
     tracing::info!(%address, data = %data.display(), "serving");
     Ok(Running { platform, stop, tasks, packing })
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use adamant_attest::predicate::{Damage, Predicate, Role};
 use adamant_digest::Digest;
-use adamant_store::{Chain, Fact, Subject};
+use adamant_store::{BlobStore as _, Chain, Fact, FsBlobs, Subject};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -34,7 +34,7 @@ const PAGE: usize = 256;
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// Until `stop`: reads, and records.
-pub(crate) async fn scrub(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
+pub(crate) async fn scrub(platform: Arc<Platform>, files: FsBlobs, stop: impl Future<Output = ()>) {
     let found = std::sync::Mutex::new(BTreeSet::new());
     let rate = u64::from(platform.config.settings.store.scrub_mb_per_second) * 1_000_000;
     let read = async {
@@ -42,7 +42,7 @@ pub(crate) async fn scrub(platform: Arc<Platform>, stop: impl Future<Output = ()
             std::future::pending::<()>().await;
         }
         loop {
-            if let Err(error) = pass(&platform, rate, &found).await {
+            if let Err(error) = pass(&platform, &files, rate, &found).await {
                 tracing::warn!(%error, "scrubbing goes on later");
             }
             tokio::time::sleep(PAUSE).await;
@@ -51,24 +51,23 @@ pub(crate) async fn scrub(platform: Arc<Platform>, stop: impl Future<Output = ()
     tokio::select! {
         () = stop => {}
         () = read => {}
-        () = record(&platform, &found) => {}
+        () = record(&platform, &files, &found) => {}
     }
 }
 
 /// Digests that the scrub, not a client's read, found wrong.
 type Found = std::sync::Mutex<BTreeSet<Digest>>;
 
-async fn pass(platform: &Platform, rate: u64, found: &Found) -> io::Result<()> {
+async fn pass(platform: &Platform, files: &FsBlobs, rate: u64, found: &Found) -> io::Result<()> {
     let place = platform.config.data.join("scrub");
     let mut after = std::fs::read_to_string(&place).ok().and_then(|text| text.trim().parse::<Digest>().ok());
     let mut kept = Instant::now();
     let mut buffer = vec![0; BLOCK_BYTES];
     loop {
-        let page = platform.blobs.list(after, PAGE).await.map_err(io::Error::other)?;
+        let page = files.list(after, PAGE).await.map_err(io::Error::other)?;
         let Some(last) = page.last().copied() else { break };
         for digest in page {
-            let Ok(mut reader) = platform.blobs.open(digest).await.inspect_err(|_| note(found, platform, digest))
-            else {
+            let Ok(mut reader) = files.open(digest).await.inspect_err(|_| note(found, files, digest)) else {
                 continue;
             };
             loop {
@@ -79,7 +78,7 @@ async fn pass(platform: &Platform, rate: u64, found: &Found) -> io::Result<()> {
                         tokio::time::sleep(Duration::from_nanos(n as u64 * 1_000_000_000 / rate)).await;
                     }
                     Err(_) => {
-                        note(found, platform, digest);
+                        note(found, files, digest);
                         break;
                     }
                 }
@@ -97,8 +96,8 @@ async fn pass(platform: &Platform, rate: u64, found: &Found) -> io::Result<()> {
     }
 }
 
-fn note(found: &Found, platform: &Platform, digest: Digest) {
-    if platform.files.damaged().iter().any(|(known, _)| *known == digest) {
+fn note(found: &Found, files: &FsBlobs, digest: Digest) {
+    if files.damaged().iter().any(|(known, _)| *known == digest) {
         found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(digest);
     }
 }
@@ -110,25 +109,30 @@ fn keep(place: &Path, digest: Digest) -> io::Result<()> {
     std::fs::rename(temp, place)
 }
 
-async fn record(platform: &Platform, by_scrub: &Found) {
+async fn record(platform: &Platform, files: &FsBlobs, by_scrub: &Found) {
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = None;
     loop {
         tick.tick().await;
-        if let Err(problem) = compare(platform, by_scrub, &mut open).await {
+        if let Err(problem) = compare(platform, files, by_scrub, &mut open).await {
             tracing::warn!(%problem, "damage is recorded later");
         }
     }
 }
 
 /// Records what differs between the damages of the ledger and those of the store.
-async fn compare(platform: &Platform, by_scrub: &Found, open: &mut Option<BTreeSet<Digest>>) -> Result<(), Problem> {
+async fn compare(
+    platform: &Platform,
+    files: &FsBlobs,
+    by_scrub: &Found,
+    open: &mut Option<BTreeSet<Digest>>,
+) -> Result<(), Problem> {
     let known = match open {
         Some(known) => known,
         None => open.insert(recorded(platform).await?),
     };
-    let now = platform.files.damaged();
+    let now = files.damaged();
     for (digest, found) in &now {
         if !known.contains(digest) {
             let scrubbed = by_scrub.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(digest);

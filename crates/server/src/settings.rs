@@ -29,6 +29,10 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
     /// `[registry]`
     pub registry: RegistrySettings,
+    /// `[database]`
+    pub database: DatabaseSettings,
+    /// `[blobs]`
+    pub blobs: BlobSettings,
     /// `[[gate]]`: what must be signed.
     pub gate: Vec<GateSettings>,
     /// `[[upstream]]`
@@ -233,6 +237,30 @@ where
 {
     let texts = Vec::<String>::deserialize(from)?;
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// `[database]`: where the facts are.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct DatabaseSettings {
+    /// `postgres://…`; without it, a SQLite file in the data directory.
+    pub url: Option<String>,
+}
+
+/// `[blobs]`: where the bytes are.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct BlobSettings {
+    /// `s3://bucket/prefix`; without it, files in the data directory.
+    pub url: Option<String>,
+    /// Address of the store; without it, AWS in that region.
+    pub endpoint: Option<String>,
+    /// Region that requests are signed for; `us-east-1` if none is given.
+    pub region: Option<String>,
+    /// The bucket is part of the path and not of the host's name.
+    pub path_style: bool,
+    /// File with the access key, in the form of AWS's tools; without it, the usual variables.
+    pub credentials: Option<std::path::PathBuf>,
 }
 
 /// `[[upstream]]`: another registry that is read through this one.

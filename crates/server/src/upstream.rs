@@ -10,7 +10,7 @@ use adamant_api::{
 use adamant_digest::Digest;
 use adamant_fetch::FetchError;
 use adamant_fetch::remote::{self, Credentials, Remote, RemoteConfig};
-use adamant_ledger::SqliteLedger;
+use adamant_ledger::SqlLedger;
 use adamant_oci::{ContentDigest, Reference, RepositoryName, Tag, media};
 use adamant_registry::{PullError, Registry, Upstream, UpstreamConfig, UpstreamError};
 use adamant_store::{BlobStore, BoxFuture, Ledger as _};
@@ -91,7 +91,7 @@ fn explain(error: &FetchError) -> UpstreamError {
 pub(crate) async fn open(
     config: &Config,
     blobs: &Arc<dyn BlobStore>,
-    ledger: &SqliteLedger,
+    ledger: &SqlLedger,
 ) -> Result<Vec<UpstreamConfig>, Problem> {
     let mut opened: Vec<UpstreamConfig> = Vec::new();
     for settings in &config.settings.upstreams {

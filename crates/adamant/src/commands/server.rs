@@ -11,6 +11,7 @@ use crate::output::{self, Failure, say};
 
 /// A server's configuration with defaults for everything but its place.
 pub(crate) fn config(data: PathBuf, listen: SocketAddr) -> Result<Config, Failure> {
+    let settings = adamant_server::Settings::load(&data, None)?;
     Ok(Config {
         data,
         listen,
@@ -20,8 +21,14 @@ pub(crate) fn config(data: PathBuf, listen: SocketAddr) -> Result<Config, Failur
         allow_private: Vec::new(),
         environment_ports: None,
         proxy: adamant_server::Proxy::from_environment(&|name| std::env::var(name).ok()),
-        settings: adamant_server::Settings::default(),
+        settings,
+        access_key: access_key(),
     })
+}
+
+/// The access key that the environment names.
+pub(crate) fn access_key() -> adamant_server::AccessKey {
+    adamant_server::AccessKey::from_environment(&|name| std::env::var(name).ok())
 }
 
 pub(crate) async fn start(config: Config) -> Result<Running, Failure> {

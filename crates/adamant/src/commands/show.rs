@@ -178,7 +178,9 @@ pub(super) fn verify(capsule: &Path, trust: &Path, json: bool) -> Result<ExitCod
 }
 
 pub(super) async fn fsck(data: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let report: FsckReport = adamant_server::fsck(data, &mut output::progress).await?;
+    let settings = adamant_server::Settings::load(data, None)?;
+    let report: FsckReport =
+        adamant_server::fsck(data, &settings, &super::server::access_key(), &mut output::progress).await?;
     if json {
         output::json(&report)?;
     } else {

@@ -23,6 +23,7 @@ mod refusals;
 mod registry;
 mod rollback;
 mod space;
+mod stores;
 mod tampering;
 mod template;
 mod tls;

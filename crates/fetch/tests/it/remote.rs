@@ -124,8 +124,8 @@ async fn answer(noted: &Mutex<Vec<Seen>>, handler: &Handler, request: &Request<I
     }
 }
 
-fn credentials() -> Option<Credentials> {
-    Some(Credentials { user: "ann".to_owned(), password: "secret".to_owned() })
+fn credentials() -> Credentials {
+    Credentials { user: "ann".to_owned(), password: "secret".to_owned() }
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn credentials_go_to_the_registry_and_no_further() {
     .await;
     *realm.lock().unwrap() = format!("http://127.0.0.1:{}/token", home.port);
     let config =
-        RemoteConfig { credentials: credentials(), allowed_hosts: vec!["localhost".to_owned()], ..home.config() };
+        RemoteConfig { credentials: Some(credentials()), allowed_hosts: vec!["localhost".to_owned()], ..home.config() };
     let remote = Remote::new(config.clone()).unwrap();
     assert_eq!(remote.manifest("a/b", "1", &["x/y"], 100).await.unwrap(), b"manifest");
     let store = Memory::default();

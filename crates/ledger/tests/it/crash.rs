@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use adamant_attest::predicate::BindingKind;
 use adamant_conformance::ledger::{link, tag};
-use adamant_ledger::{Keys, SqliteLedger};
+use adamant_ledger::{Keys, SqlLedger};
 use adamant_store::{AppendError, Ledger, LedgerError};
 
 use crate::{Place, clean, clock};
@@ -20,7 +20,7 @@ async fn append_child() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
     let dir = std::path::PathBuf::from(dir);
     let keys = Keys::open_or_create(&dir.join("keys")).unwrap();
-    let ledger = Arc::new(SqliteLedger::open(&dir.join("adamant.db"), keys, clock(), None).await.unwrap());
+    let ledger = Arc::new(SqlLedger::open(&dir.join("adamant.db"), keys, clock(), None).await.unwrap());
     let round = std::process::id();
     let tasks = (0..4).map(|task| {
         let (ledger, dir) = (Arc::clone(&ledger), dir.clone());
@@ -88,7 +88,7 @@ async fn a_full_disk_refuses_and_recovers() {
         eprintln!("skipped: a_full_disk_refuses_and_recovers: cannot mount a tmpfs");
         return;
     }
-    let ledger = SqliteLedger::open(&mount.join("adamant.db"), Keys::generate().unwrap(), clock(), None).await.unwrap();
+    let ledger = SqlLedger::open(&mount.join("adamant.db"), Keys::generate().unwrap(), clock(), None).await.unwrap();
     let mut kept = Vec::new();
     let full = loop {
         let name = format!("full:{}", kept.len());

@@ -4,6 +4,7 @@
 mod cost;
 mod crash;
 mod open;
+mod postgres;
 mod publish;
 mod tamper;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use adamant_conformance::ledger::{link, suite, tag};
 use adamant_conformance::{Faulty, When};
-use adamant_ledger::{Clock, Keys, SqliteLedger};
+use adamant_ledger::{Clock, Keys, SqlLedger};
 use adamant_store::{AppendError, Ledger, LedgerError};
 
 /// A data directory with keys.
@@ -33,8 +34,8 @@ impl Place {
         self.dir.path().join("adamant.db")
     }
 
-    async fn open(&self) -> SqliteLedger {
-        SqliteLedger::open(&self.db(), self.keys.clone(), clock(), None).await.unwrap()
+    async fn open(&self) -> SqlLedger {
+        SqlLedger::open(&self.db(), self.keys.clone(), clock(), None).await.unwrap()
     }
 }
 
@@ -42,7 +43,7 @@ fn clock() -> Clock {
     Arc::new(SystemTime::now)
 }
 
-async fn clean(ledger: &SqliteLedger) {
+async fn clean(ledger: &SqlLedger) {
     let findings = ledger.check().await.unwrap();
     assert!(findings.is_empty(), "{findings:#?}");
 }
@@ -66,7 +67,7 @@ async fn conforms() {
     ledger.rebuild_views().await.unwrap();
     clean(&ledger).await;
     ledger.close().await;
-    clean(&SqliteLedger::open_read_only(&place.db(), None).await.unwrap()).await;
+    clean(&SqlLedger::open_read_only(&place.db(), None).await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +76,7 @@ async fn time_never_runs_backwards() {
     let at = |seconds| -> Clock { Arc::new(move || UNIX_EPOCH + Duration::from_secs(seconds)) };
     let mut times = Vec::new();
     for (n, seconds) in [1_800_000_000, 1_700_000_000, 1_800_000_001].into_iter().enumerate() {
-        let ledger = SqliteLedger::open(&place.db(), place.keys.clone(), at(seconds), None).await.unwrap();
+        let ledger = SqlLedger::open(&place.db(), place.keys.clone(), at(seconds), None).await.unwrap();
         let receipts = ledger.append(vec![tag(&format!("t:{n}"), "1")]).await.unwrap();
         times.push(receipts[0].recorded_at.clone());
         clean(&ledger).await;
@@ -83,7 +84,7 @@ async fn time_never_runs_backwards() {
     }
     assert_eq!(times, ["2027-01-15T08:00:00Z", "2027-01-15T08:00:00Z", "2027-01-15T08:00:01Z"]);
     let clock: Clock = Arc::new(|| UNIX_EPOCH - Duration::from_secs(1));
-    let ledger = SqliteLedger::open(&place.db(), place.keys.clone(), clock, None).await.unwrap();
+    let ledger = SqlLedger::open(&place.db(), place.keys.clone(), clock, None).await.unwrap();
     let error = ledger.append(vec![tag("t:9", "1")]).await.unwrap_err();
     assert!(matches!(error, AppendError::Ledger(LedgerError::Unavailable(_))), "{error}");
 }
@@ -112,7 +113,7 @@ async fn readers_beside_the_writer_see_whole_states() {
         })
     };
     while !writer.is_finished() {
-        let reader = SqliteLedger::open_read_only(&place.db(), None).await.unwrap();
+        let reader = SqlLedger::open_read_only(&place.db(), None).await.unwrap();
         clean(&reader).await;
         assert!(reader.append(vec![tag("no", "1")]).await.is_err());
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use adamant_attest::Statement;
 use adamant_attest::predicate::{Predicate, Role};
 use adamant_conformance::ledger::tag;
-use adamant_ledger::{Keys, OpenError, SqliteLedger, TrustValues};
+use adamant_ledger::{Keys, OpenError, SqlLedger, TrustValues};
 use adamant_store::{Ledger, LedgerError};
 use sqlx::Executor;
 
@@ -38,14 +38,14 @@ async fn the_first_facts_are_the_keys() {
     let again = place.open().await;
     assert_eq!(again.head().await.unwrap(), head, "opening again writes nothing");
     assert_eq!(*again.trust_values(), trust);
-    assert_eq!(*SqliteLedger::open_read_only(&place.db(), None).await.unwrap().trust_values(), trust);
+    assert_eq!(*SqlLedger::open_read_only(&place.db(), None).await.unwrap().trust_values(), trust);
 }
 
 #[tokio::test]
 async fn an_origin_is_for_ever() {
     let place = Place::new();
     let open = async |origin: Option<&str>| {
-        SqliteLedger::open(&place.db(), place.keys.clone(), clock(), origin.map(str::to_owned)).await
+        SqlLedger::open(&place.db(), place.keys.clone(), clock(), origin.map(str::to_owned)).await
     };
     for bad in ["", "a b", "a/b", "a+b", "ä.log", "a\n"] {
         assert!(matches!(open(Some(bad)).await, Err(OpenError::BadOrigin(_))), "{bad:?}");
@@ -62,12 +62,12 @@ async fn an_origin_is_for_ever() {
 async fn other_keys_are_refused_before_they_sign() {
     let place = Place::new();
     place.open().await.close().await;
-    let before = SqliteLedger::open_read_only(&place.db(), None).await.unwrap().head().await.unwrap();
-    let error = SqliteLedger::open(&place.db(), Keys::generate().unwrap(), clock(), None).await.unwrap_err();
+    let before = SqlLedger::open_read_only(&place.db(), None).await.unwrap().head().await.unwrap();
+    let error = SqlLedger::open(&place.db(), Keys::generate().unwrap(), clock(), None).await.unwrap_err();
     assert!(matches!(&error, OpenError::OtherKey { role: Role::Control, .. }), "{error}");
     std::fs::remove_file(place.dir.path().join("keys/host")).unwrap();
     let keys = Keys::open_or_create(&place.dir.path().join("keys")).unwrap();
-    let error = SqliteLedger::open(&place.db(), keys, clock(), None).await.unwrap_err();
+    let error = SqlLedger::open(&place.db(), keys, clock(), None).await.unwrap_err();
     assert!(matches!(&error, OpenError::OtherKey { role: Role::Host, .. }), "{error}");
     let ledger = place.open().await;
     assert_eq!(ledger.head().await.unwrap(), before);
@@ -83,9 +83,9 @@ async fn a_newer_schema_is_refused_and_older_views_are_rebuilt() {
         let set = |number: i64| format!("UPDATE meta SET {column} = {number}");
         let mut conn = raw(&place.db()).await;
         conn.execute(sqlx::AssertSqlSafe(set(2))).await.unwrap();
-        let opened = SqliteLedger::open(&place.db(), place.keys.clone(), clock(), None).await;
+        let opened = SqlLedger::open(&place.db(), place.keys.clone(), clock(), None).await;
         assert!(matches!(opened, Err(OpenError::Ledger(LedgerError::Newer { found: 2, known: 1 }))), "{opened:?}");
-        let opened = SqliteLedger::open_read_only(&place.db(), None).await;
+        let opened = SqlLedger::open_read_only(&place.db(), None).await;
         assert!(matches!(opened, Err(OpenError::Ledger(LedgerError::Newer { .. }))), "{opened:?}");
         conn.execute(sqlx::AssertSqlSafe(set(1))).await.unwrap();
     }
@@ -102,15 +102,15 @@ async fn what_is_no_ledger_is_named() {
         &place,
         b"this is not a database, not at all, and it is long enough to have a header of one hundred bytes...",
     );
-    let error = SqliteLedger::open(&place.db(), place.keys.clone(), clock(), None).await.unwrap_err();
+    let error = SqlLedger::open(&place.db(), place.keys.clone(), clock(), None).await.unwrap_err();
     assert!(matches!(&error, OpenError::Ledger(LedgerError::Damaged(_))), "{error}");
     std::fs::remove_file(place.db()).unwrap();
-    let error = SqliteLedger::open_read_only(&place.db(), None).await.unwrap_err();
+    let error = SqlLedger::open_read_only(&place.db(), None).await.unwrap_err();
     assert!(matches!(&error, OpenError::Io { .. }) && error.to_string().contains("adamant.db"), "{error}");
     raw_file(&place, b"");
     let mut conn = raw(&place.db()).await;
     conn.execute("CREATE TABLE other (a)").await.unwrap();
-    let error = SqliteLedger::open(&place.db(), place.keys.clone(), clock(), None).await.unwrap_err();
+    let error = SqlLedger::open(&place.db(), place.keys.clone(), clock(), None).await.unwrap_err();
     assert!(error.to_string().contains("not a ledger"), "{error}");
 }
 
@@ -126,7 +126,7 @@ async fn a_ledger_replaced_as_a_whole_fails_against_the_trust_file() {
     let theirs = other.open().await;
     clean(&theirs).await;
     let held = async |trust: &TrustValues| {
-        let ledger = SqliteLedger::open_read_only(&other.db(), Some(trust.clone())).await.unwrap();
+        let ledger = SqlLedger::open_read_only(&other.db(), Some(trust.clone())).await.unwrap();
         ledger.check().await.unwrap()
     };
     let findings = held(&trust).await;

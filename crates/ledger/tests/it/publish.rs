@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use adamant_conformance::ledger::tag;
-use adamant_ledger::{PublishError, SqliteLedger};
+use adamant_ledger::{PublishError, SqlLedger};
 use adamant_store::Ledger;
 use adamant_tlog::{Checkpoint, Note, Tile, decode_entries, leaf_hash, node_in_tile, root};
 
 use crate::Place;
 
-async fn grow(ledger: &SqliteLedger, to: u64) {
+async fn grow(ledger: &SqlLedger, to: u64) {
     let from = ledger.head().await.unwrap().size;
     let facts: Vec<_> = (from..to).map(|n| tag(&format!("grow:{n}"), "1")).collect();
     ledger.append(facts).await.unwrap();
@@ -29,7 +29,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Reads the published log as a stranger does.
-async fn verify(dir: &Path, ledger: &SqliteLedger) -> u64 {
+async fn verify(dir: &Path, ledger: &SqlLedger) -> u64 {
     let note = std::fs::read_to_string(dir.join("checkpoint")).unwrap();
     let key = ledger.trust_values().log.parse().unwrap();
     let (checkpoint, _) = Checkpoint::verify(&note, &ledger.trust_values().origin, &key).unwrap();

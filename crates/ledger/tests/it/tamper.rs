@@ -1,7 +1,7 @@
 //! Rows edited by hand: the check names each.
 
 use adamant_conformance::ledger::{link, tag};
-use adamant_ledger::{Finding, SqliteLedger};
+use adamant_ledger::{Finding, SqlLedger};
 use adamant_store::Ledger;
 use sqlx::Executor;
 
@@ -24,13 +24,13 @@ async fn filled() -> Place {
 }
 
 async fn findings(place: &Place) -> Vec<Finding> {
-    SqliteLedger::open_read_only(&place.db(), None).await.unwrap().check().await.unwrap()
+    SqlLedger::open_read_only(&place.db(), None).await.unwrap().check().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_edit_is_named() {
     let place = filled().await;
-    let trust = SqliteLedger::open_read_only(&place.db(), None).await.unwrap().trust_values().clone();
+    let trust = SqlLedger::open_read_only(&place.db(), None).await.unwrap().trust_values().clone();
     let copy = place.dir.path().join("copy.db");
     // The edit, and the start of a finding it must cause.
     let edits: &[(&str, &[&str])] = &[
@@ -118,7 +118,7 @@ async fn every_edit_is_named() {
         let mut conn = raw(&copy).await;
         conn.execute(sqlx::raw_sql(*edit)).await.unwrap_or_else(|error| panic!("{edit}: {error}"));
         drop(conn);
-        let ledger = SqliteLedger::open_read_only(&copy, Some(trust.clone())).await.unwrap();
+        let ledger = SqlLedger::open_read_only(&copy, Some(trust.clone())).await.unwrap();
         let found = ledger.check().await.unwrap_or_else(|error| panic!("{edit}: {error}"));
         let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
         for start in *expected {

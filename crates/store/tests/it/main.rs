@@ -5,6 +5,7 @@ mod lock;
 mod pack;
 mod quarantine;
 mod remove;
+mod s3;
 mod temp;
 
 use std::fs::{File, OpenOptions};
