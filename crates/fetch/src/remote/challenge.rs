@@ -92,8 +92,8 @@ pub(super) fn token(bytes: &[u8]) -> Option<(String, Option<Duration>)> {
 mod tests {
     use super::*;
 
-    fn bearer(realm: &str, service: Option<&str>) -> Option<Challenge> {
-        Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+    fn bearer(realm: &str, service: Option<&str>) -> Challenge {
+        Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) }
     }
 
     #[test]
@@ -101,11 +101,11 @@ mod tests {
         for (text, expected) in [
             (
                 r#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a/b:pull,push""#,
-                bearer("https://auth.example/token", Some("registry.example")),
+                Some(bearer("https://auth.example/token", Some("registry.example"))),
             ),
-            (r#"bearer  service="s", realm="r""#, bearer("r", Some("s"))),
-            (r#"Bearer realm="a\"b\\c""#, bearer(r#"a"b\c"#, None)),
-            ("Bearer realm=r,service=s", bearer("r", Some("s"))),
+            (r#"bearer  service="s", realm="r""#, Some(bearer("r", Some("s")))),
+            (r#"Bearer realm="a\"b\\c""#, Some(bearer(r#"a"b\c"#, None))),
+            ("Bearer realm=r,service=s", Some(bearer("r", Some("s")))),
             (r#"Basic realm="x""#, Some(Challenge::Basic)),
             ("Basic", Some(Challenge::Basic)),
             (r#"Bearer service="s""#, None),
@@ -117,7 +117,7 @@ mod tests {
             assert_eq!(Challenge::parse(text), expected, "{text}");
         }
         let both = ["Basic realm=\"x\"", "Bearer realm=\"r\""];
-        assert_eq!(Challenge::choose(both.into_iter()), bearer("r", None));
+        assert_eq!(Challenge::choose(both.into_iter()), Some(bearer("r", None)));
         assert_eq!(Challenge::choose(both.into_iter().take(1)), Some(Challenge::Basic));
     }
 
