@@ -28,6 +28,7 @@ mod tls;
 mod tokens;
 mod upstream;
 mod views;
+mod webhooks;
 
 pub use doctor::{Check, doctor};
 pub use error::Problem;
@@ -36,4 +37,4 @@ pub use hosting::verify_evidence;
 pub use opening::{Claim, Claimed, Proxy, claim};
 pub use platform::{Config, Platform};
 pub use running::{Running, down, rollback_offline, start};
-pub use settings::{GateSettings, RegistrySettings, Settings, StoreSettings, UpstreamSettings};
+pub use settings::{GateSettings, RegistrySettings, Settings, StoreSettings, UpstreamSettings, WebhookSettings};

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::platform::Platform;
+use crate::webhooks::HookCounts;
 
 /// Parts of the interface that requests are counted by.
 const PARTS: [&str; 6] = ["api", "git", "v2", "log", "page", "other"];
@@ -75,6 +76,7 @@ struct Now {
     tasks: usize,
     uploads: usize,
     upstreams: Vec<UpstreamCounts>,
+    hooks: Vec<HookCounts>,
     /// Collections, blobs and bytes they removed.
     collected: [u64; 3],
     damaged: u64,
@@ -142,6 +144,7 @@ impl Metrics {
             tasks: platform.tasks.len(),
             uploads: platform.registry.open_uploads(),
             upstreams: platform.registry.upstream_counts(),
+            hooks: platform.hooks.iter().map(|hook| hook.counts()).collect(),
             collected: [&platform.collected.runs, &platform.collected.blobs, &platform.collected.bytes]
                 .map(|count| count.load(Ordering::Relaxed)),
             damaged: platform.files.damaged().len() as u64,
@@ -210,6 +213,7 @@ impl Metrics {
         for of in &now.upstreams {
             text.sample("", &[("upstream", &of.name)], of.moved);
         }
+        hooks(now, &mut text);
         blobs(now, &mut text);
         self.process(now, &mut text);
         text.0
@@ -226,6 +230,21 @@ impl Metrics {
         text.family("process_open_fds", "gauge", "Open file descriptors.");
         if let Some(descriptors) = now.process.descriptors {
             text.sample("", &[], descriptors);
+        }
+    }
+}
+
+fn hooks(now: &Now, text: &mut Text) {
+    text.family("adamant_webhook_deliveries_total", "counter", "Deliveries tried, and events given up.");
+    for of in &now.hooks {
+        for (result, count) in [("delivered", of.delivered), ("failed", of.failed), ("skipped", of.skipped)] {
+            text.sample("", &[("webhook", &of.name), ("result", result)], count);
+        }
+    }
+    text.family("adamant_webhook_lag_entries", "gauge", "Entries that were not looked at yet.");
+    if let Some(entries) = now.entries {
+        for of in &now.hooks {
+            text.sample("", &[("webhook", &of.name)], entries.saturating_sub(of.position));
         }
     }
 }
@@ -381,7 +400,22 @@ mod tests {
         }
         let upstreams = vec![UpstreamCounts { name: "a\\\"b\nc".to_owned(), pulled: 3, failed: 1, moved: 2 }];
         let process = Process::read();
-        (metrics, Now { entries: Some(9), tasks: 1, uploads: 4, upstreams, process, collected: [1, 2, 3], damaged: 4, damages: 5, scrubbed: 6 })
+        let hooks = vec![HookCounts { name: "ci".to_owned(), position: 7, delivered: 5, failed: 2, skipped: 1 }];
+        (
+            metrics,
+            Now {
+                entries: Some(9),
+                tasks: 1,
+                uploads: 4,
+                upstreams,
+                hooks,
+                process,
+                collected: [1, 2, 3],
+                damaged: 4,
+                damages: 5,
+                scrubbed: 6,
+            },
+        )
     }
 
     #[test]
@@ -403,6 +437,7 @@ mod tests {
         assert_eq!(whole("adamant_registry_received_bytes_total"), "120");
         assert_eq!(whole("adamant_registry_uploads"), "4");
         assert_eq!(whole("adamant_log_entries"), "9");
+        assert_eq!(get("adamant_webhook_lag_entries", &[("webhook", "ci")]).to_string(), "2");
         assert_eq!(get("adamant_upstream_moved_tags", &[("upstream", "a\\\"b\nc")]).to_string(), "2");
         assert!(get("process_resident_memory_bytes", &[]) > 1e6 && get("process_open_fds", &[]) > 2.0);
         let duration = "adamant_registry_request_duration_seconds";

@@ -70,6 +70,7 @@ pub struct Platform {
     pub(crate) fetcher: Fetcher,
     pub(crate) builder: Builder,
     pub(crate) registry: Registry,
+    pub(crate) hooks: Vec<Arc<crate::webhooks::Hook>>,
     pub(crate) local: Local,
     pub(crate) logs: Logs,
     pub(crate) origin: String,
@@ -144,6 +145,7 @@ impl Platform {
         let registry = crate::opening::registry(&config, &blobs, &ledger, erased.clone()).await?;
         let local = crate::hosting::open(&config, Arc::clone(&blobs))?;
         let size = ledger.head().await?.size;
+        let hooks = crate::webhooks::open(&config, size)?;
         Ok(Arc::new(Self {
             logs: Logs::open(&data.join("logs"))?,
             config,
@@ -159,6 +161,7 @@ impl Platform {
             fetcher,
             builder,
             registry,
+            hooks,
             local,
             origin,
             tasks: TaskTracker::new(),

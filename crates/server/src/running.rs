@@ -122,6 +122,9 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     }
     tasks.spawn(crate::scrub::scrub(Arc::clone(&platform), until(&stop)));
     let packing = if platform.config.settings.store.deduplicate { Some(platform.files.start_packing()?) } else { None };
+    for hook in &platform.hooks {
+        tasks.spawn(crate::webhooks::follow(Arc::clone(&platform), Arc::clone(hook), until(&stop)));
+    }
     tracing::info!(%address, data = %data.display(), "serving");
     Ok(Running { platform, stop, tasks, packing })
 }
