@@ -316,7 +316,7 @@ fn wait(patience: Patience, failing: u32) -> Duration {
 }
 
 fn age(at: &str) -> Duration {
-    let at = OffsetDateTime::parse(at, &Rfc3339).map(SystemTime::from).unwrap_or(SystemTime::UNIX_EPOCH);
+    let at = OffsetDateTime::parse(at, &Rfc3339).map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
     SystemTime::now().duration_since(at).unwrap_or_default()
 }
 
