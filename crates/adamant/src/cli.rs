@@ -243,6 +243,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: UpstreamCommand,
     },
+    /// Receivers that are told what is pushed (`[[webhook]]` in server.toml)
+    #[command(after_help = "Examples:\n  adamant webhook list\n  adamant webhook list --json")]
+    Webhook {
+        #[command(subcommand)]
+        what: WebhookCommand,
+    },
     /// Print a short-lived token, as password for docker, podman, skopeo or curl; or manage named ones
     #[command(
         after_help = "Examples:\n  skopeo login --tls-verify=false -u me -p \"$(adamant token)\" 127.0.0.1:7000\n  \
@@ -301,6 +307,13 @@ pub(crate) enum UpstreamCommand {
         /// NAME/REPOSITORY:TAG
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WebhookCommand {
+    /// Webhooks with their positions in the ledger, what they lag behind and why the last attempt failed
+    #[command(after_help = "Examples:\n  adamant webhook list\n  adamant webhook list --json")]
+    List,
 }
 
 /// Named tokens for the registry.

@@ -7,13 +7,14 @@ mod show;
 mod space;
 mod token;
 mod upstream;
+mod webhook;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use adamant_client::Server;
 
-use crate::cli::{Arguments, Command, PointerCommand};
+use crate::cli::{Arguments, Command, PointerCommand, WebhookCommand};
 use crate::output::Failure;
 use crate::{demo, project};
 
@@ -80,6 +81,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             }
         }
         Command::Upstream { what } => upstream::run(data, what, json).await,
+        Command::Webhook { what: WebhookCommand::List } => webhook::list(data, json).await,
         Command::Token { command: None } => show::token(data, json).await,
         Command::Token { command: Some(command) } => token::run(data, command, json).await,
         Command::Login => show::login(data, json).await,

@@ -633,3 +633,25 @@ pub struct UpstreamUpdated {
     /// False if it was there before.
     pub new: bool,
 }
+
+/// An item of `GET /webhooks`: a receiver that is told what is pushed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Webhook {
+    /// Its name.
+    pub name: String,
+    /// Where deliveries go, without the query.
+    pub url: String,
+    /// The entry of the ledger that is looked at next.
+    pub position: u64,
+    /// Entries from there to the end of the ledger.
+    pub lag: u64,
+    /// Events taken since the server started.
+    pub delivered: u64,
+    /// Attempts that failed since then.
+    pub failed: u64,
+    /// Events given up since then.
+    pub skipped: u64,
+    /// Why the last attempt failed, unless one has succeeded since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}

@@ -290,7 +290,7 @@ fn refused(error: &reqwest::Error) -> Option<Refused> {
     None
 }
 
-fn network(url: &Url, error: &reqwest::Error) -> FetchError {
+pub(crate) fn network(url: &Url, error: &reqwest::Error) -> FetchError {
     FetchError::Network { url: shown(url), cause: chain(error) }
 }
 

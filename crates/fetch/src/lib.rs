@@ -14,6 +14,7 @@ mod ensure;
 mod error;
 pub mod guard;
 mod http;
+mod post;
 pub mod remote;
 mod resolve_lock;
 mod url;
@@ -21,6 +22,7 @@ mod url;
 pub use config::{Archive, Config, DebianConfig, Limits, Proxies};
 pub use ensure::{Progress, Report};
 pub use error::{FetchError, LockFetchError};
+pub use post::Poster;
 pub use resolve_lock::Locked;
 
 use std::sync::Arc;

@@ -247,6 +247,11 @@ impl Registry {
         self.uploads.sweep().await
     }
 
+    /// How many uploads are not finished.
+    pub fn open_uploads(&self) -> usize {
+        self.uploads.count()
+    }
+
     /// Whether a push may use more space. A place that cannot be asked refuses when it is written.
     pub(crate) fn check_space(&self) -> Result<(), OutOfSpace> {
         let Some(Reserve { bytes, free }) = &self.reserve else { return Ok(()) };

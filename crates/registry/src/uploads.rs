@@ -360,7 +360,7 @@ impl Uploads {
         removed
     }
 
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.sessions().len()
     }
 

@@ -70,6 +70,7 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/upstreams", get(upstreams::list))
         .route("/upstreams/check", post(upstreams::check))
         .route("/upstreams/update", post(upstreams::update))
+        .route("/webhooks", get(api::webhooks))
         .route("/ledger", get(api::facts))
         .route("/pointer", get(api::pointer))
         .route("/tokens", get(api::tokens).post(api::create_token))

@@ -28,6 +28,7 @@ mod tls;
 mod tokens;
 mod upstream;
 mod views;
+mod webhooks;
 
 pub use doctor::{Check, doctor};
 pub use error::Problem;
@@ -38,4 +39,5 @@ pub use platform::{Config, Platform};
 pub use running::{Running, down, rollback_offline, start};
 pub use settings::{
     BlobSettings, DatabaseSettings, GateSettings, RegistrySettings, Settings, StoreSettings, UpstreamSettings,
+    WebhookSettings,
 };

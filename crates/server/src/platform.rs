@@ -72,6 +72,7 @@ pub struct Platform {
     pub(crate) fetcher: Fetcher,
     pub(crate) builder: Builder,
     pub(crate) registry: Registry,
+    pub(crate) hooks: Vec<Arc<crate::webhooks::Hook>>,
     pub(crate) local: Local,
     pub(crate) logs: Logs,
     pub(crate) origin: String,
@@ -145,6 +146,7 @@ impl Platform {
         let registry = crate::opening::registry(&config, &blobs, &ledger, erased.clone()).await?;
         let local = crate::hosting::open(&config, Arc::clone(&blobs))?;
         let size = ledger.head().await?.size;
+        let hooks = crate::webhooks::open(&config, size)?;
         Ok(Arc::new(Self {
             logs: Logs::open(&data.join("logs"))?,
             config,
@@ -160,6 +162,7 @@ impl Platform {
             fetcher,
             builder,
             registry,
+            hooks,
             local,
             origin,
             tasks: TaskTracker::new(),

@@ -127,6 +127,9 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
             packing = Some(files.start_packing()?);
         }
     }
+    for hook in &platform.hooks {
+        tasks.spawn(crate::webhooks::follow(Arc::clone(&platform), Arc::clone(hook), until(&stop)));
+    }
     tracing::info!(%address, data = %data.display(), "serving");
     Ok(Running { platform, stop, tasks, packing })
 }

@@ -40,6 +40,37 @@ pub struct Settings {
     pub upstreams: Vec<UpstreamSettings>,
     /// `[store]`
     pub store: StoreSettings,
+    /// `[[webhook]]`
+    #[serde(rename = "webhook")]
+    pub webhooks: Vec<WebhookSettings>,
+}
+
+/// `[[webhook]]`: a receiver that is told what is pushed.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WebhookSettings {
+    /// Its name, under which its position is kept.
+    pub name: String,
+    /// Where deliveries go.
+    pub url: String,
+    /// File with the secret that signs them; a relative path is below the data directory.
+    pub secret_file: PathBuf,
+    /// What it is told; empty: everything.
+    #[serde(default)]
+    pub events: Vec<EventKind>,
+    /// Pattern of the repositories it is told of; `None`: all.
+    #[serde(default)]
+    pub repositories: Option<String>,
+}
+
+/// What a webhook can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// A manifest is new to a repository, a tag was bound or a pointer was moved.
+    Published,
+    /// A signature of a manifest was pushed.
+    Signed,
 }
 
 /// `[[gate]]`: signatures that some repositories need.
@@ -365,7 +396,7 @@ impl RegistrySettings {
     }
 }
 
-fn pattern(key: &str, text: &str) -> Result<Pattern, Problem> {
+pub(crate) fn pattern(key: &str, text: &str) -> Result<Pattern, Problem> {
     text.parse().map_err(|error| Problem::usage(format!("`{key}` of server.toml cannot be used")).cause(error))
 }
 

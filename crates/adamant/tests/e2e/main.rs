@@ -30,4 +30,5 @@ mod tls;
 mod tokens;
 mod tour;
 mod upstream;
+mod webhooks;
 mod world;

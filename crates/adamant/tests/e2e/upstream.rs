@@ -14,7 +14,7 @@ use crate::world::{Server, fresh};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// Pushes an image with one layer; gives its digest.
-fn push(url: &str, repository: &str, tag: &str, layer: &[u8]) -> Digest {
+pub(crate) fn push(url: &str, repository: &str, tag: &str, layer: &[u8]) -> Digest {
     let describe = |bytes: &[u8], kind: &str| {
         let path = format!("/v2/{repository}/blobs/uploads/?digest={}", Digest::of(bytes));
         let answer = Ask::new("POST", &path).body("application/octet-stream", bytes).send(url).unwrap();

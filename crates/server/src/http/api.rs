@@ -33,6 +33,10 @@ pub(super) async fn create_project(
     Ok(Json(rim.platform.create_project(&ask.name, &actor.0).await?))
 }
 
+pub(super) async fn webhooks(State(rim): Shared) -> Answer<Vec<adamant_api::Webhook>> {
+    Ok(Json(rim.platform.webhooks().await?))
+}
+
 pub(super) async fn tokens(State(rim): Shared) -> Answer<Vec<TokenSummary>> {
     rim.auth.tokens.refresh(&rim.platform.facts).await?;
     Ok(Json(rim.auth.tokens.list()))

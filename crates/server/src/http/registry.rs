@@ -22,9 +22,17 @@ type Parameters = Vec<(String, String)>;
 /// Any request of the registry's protocol.
 pub(super) async fn serve(State(rim): Shared, request: Request) -> Response {
     let began = Instant::now();
+    let method = request.method().clone();
+    let response = answer(&rim, request, began).await;
+    let received = response.extensions().get::<Handled>().map_or(0, |handled| handled.received);
+    rim.metrics.registry(&method, response.status(), began.elapsed(), received);
+    response
+}
+
+async fn answer(rim: &Rim, request: Request, began: Instant) -> Response {
     let address = address(request.extensions());
     let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-    let access = match access(&rim, request.headers(), address).await {
+    let access = match access(rim, request.headers(), address).await {
         Ok(access) => access,
         Err(wait) => return too_many("logins with credentials that do not hold", wait),
     };
@@ -40,7 +48,8 @@ pub(super) async fn serve(State(rim): Shared, request: Request) -> Response {
     let method = request.method().clone();
     let writes = !(method.is_safe());
     let path = if writes { request.uri().path().to_owned() } else { String::new() };
-    let response = rim.platform.registry.handle(request, access).await.map(axum::body::Body::new);
+    let response = rim.platform.registry.handle(request, access).await;
+    let response = response.map(|body| axum::body::Body::new(rim.metrics.counted(body)));
     if writes && let Some(handled) = response.extensions().get::<Handled>() {
         let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let tag = path.rsplit_once("/manifests/").map(|(_, reference)| reference).filter(|text| !text.contains(':'));
