@@ -143,13 +143,22 @@ async fn compare(
     }
     let gone: Vec<Digest> = known.iter().filter(|digest| !now.iter().any(|(now, _)| now == *digest)).copied().collect();
     for digest in gone {
-        // One that is gone altogether is neither.
-        if platform.blobs.size(digest).await?.is_some() {
+        // One that is gone altogether is neither. What an earlier process found and could not move aside
+        // still lies there, and this one does not know it yet.
+        if platform.blobs.size(digest).await?.is_some() && is_right(files, digest).await {
             platform.append_one(fact(digest, "healed", "read", None)).await?;
             known.remove(&digest);
         }
     }
     Ok(())
+}
+
+/// Reads it all.
+async fn is_right(files: &FsBlobs, digest: Digest) -> bool {
+    match files.open(digest).await {
+        Ok(mut reader) => tokio::io::copy(&mut reader.bytes, &mut tokio::io::sink()).await.is_ok(),
+        Err(_) => false,
+    }
 }
 
 /// Damages that were found and not healed, as the ledger has them.
