@@ -134,3 +134,48 @@ fn the_scrub_finds_damage_and_the_right_bytes_heal_it() {
     drop(server);
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+#[test]
+fn a_mirror_heals_what_is_damaged_here() {
+    let dir = fresh("damage-mirror");
+    let there = Server::start(&dir.join("there"), exe(), &["--anonymous-registry"]);
+    let upstream =
+        format!("{QUICK}[[upstream]]\nname = \"mirror.example\"\nurl = \"{}\"\nrepositories = [\"none\"]\n", there.url);
+    let data = dir.join("data");
+    let layer = b"a layer that both have";
+    let heal = |heal: bool| start(&data, &format!("{upstream}heal = {heal}\n"));
+    let mut here = heal(false);
+    let manifest = crate::upstream::push(&here.url, "team/app", "1", layer);
+    assert_eq!(crate::upstream::push(&there.url, "team/app", "1", layer), manifest);
+    let nowhere = push(&here, b"the other one does not have it");
+    here.stop();
+    let damaged = [Digest::of(layer), manifest, nowhere];
+    for digest in damaged {
+        flip(&path_of(&data, digest));
+    }
+
+    // Nobody said that the other one is a mirror.
+    let mut here = heal(false);
+    wait_for("the damage is recorded", || (facts(&data).len() >= 3).then_some(()));
+    another_look();
+    assert_damaged(&here, 3);
+    here.stop();
+    assert_eq!(facts(&data).len(), 3, "{:?}", facts(&data));
+
+    let here = heal(true);
+    wait_for("the mirror heals", || (facts(&data).len() >= 5).then_some(()));
+    another_look();
+    let facts = facts(&data);
+    assert_eq!(facts.len(), 5, "{facts:?}");
+    assert!(facts[..3].iter().all(|(_, state, how)| state == "found" && how == "scrub"), "{facts:?}");
+    for digest in [Digest::of(layer), manifest] {
+        assert!(facts[3..].contains(&fact(digest, "healed", "mirror")), "{facts:?}");
+    }
+    assert_damaged(&here, 1);
+    let answer = Ask::new("GET", "/v2/team/app/manifests/1").send(&here.url).unwrap().expect(200);
+    assert_eq!(Digest::of(&answer.body), manifest);
+    assert_eq!(ask(&here, "GET", Digest::of(layer)).unwrap().expect(200).body, layer);
+    assert_eq!(ask(&here, "HEAD", nowhere).unwrap().status, 404);
+    drop((here, there));
+    std::fs::remove_dir_all(dir).unwrap();
+}
