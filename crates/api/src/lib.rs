@@ -377,6 +377,9 @@ pub struct FsckReport {
     pub commits: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,
+    /// What is worth knowing and not wrong: bytes that were moved aside.
+    #[serde(default)]
+    pub notes: Vec<Finding>,
 }
 
 /// `POST /tokens`.

@@ -511,7 +511,7 @@ pub struct Damage {
     pub digest: Digest,
     /// `found` or `healed`.
     pub state: String,
-    /// What noticed it: `read` or `scrub`.
+    /// What noticed it: `read` or `scrub`; `mirror` if the right bytes came from another registry.
     pub how: String,
     /// What the stored bytes hash to; absent when healed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

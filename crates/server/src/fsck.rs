@@ -80,10 +80,14 @@ pub async fn fsck(
     };
 
     progress("blobs: every byte");
-    let blobs = crate::opening::blobs(data, settings, key, FsBlobs::observe).await?.0;
+    let (blobs, files) = crate::opening::blobs(data, settings, key, FsBlobs::observe).await?;
     let count = hash_all(&blobs, &mut find).await?;
     second_names(&blobs, &mut find).await?;
     look_for(&blobs, &promised, &mut find).await?;
+    let notes = match &files {
+        Some(files) => aside(files, &promised).await?,
+        None => Vec::new(),
+    };
 
     progress("trees: what is unpacked to run");
     let trees = crate::hosting::check_trees(data, &mut find);
@@ -105,7 +109,7 @@ pub async fn fsck(
             Err(error) => find(format!("repository {project}"), error.to_string()),
         }
     }
-    Ok(FsckReport { entries: head.size, blobs: count, trees, commits, findings })
+    Ok(FsckReport { entries: head.size, blobs: count, trees, commits, findings, notes })
 }
 
 /// The trust file as the ledger compares it.
@@ -295,6 +299,26 @@ async fn hash_all(blobs: &Arc<dyn BlobStore>, find: &mut impl FnMut(String, Stri
     }
 }
 
+/// Wrong bytes that were moved aside. The blob itself, if something needs it and it is not back, is
+/// found where it is missing.
+async fn aside(files: &FsBlobs, promised: &Promised) -> Result<Vec<Finding>, Problem> {
+    let mut notes = Vec::new();
+    for (path, digest) in files.aside()? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let state = if name.starts_with("pieces-") {
+            "of pieces that other blobs rest on"
+        } else if promised.erased.contains(&digest) {
+            "of a blob that was erased"
+        } else if files.size(digest).await?.is_some() {
+            "of a blob that was healed"
+        } else {
+            "of a blob that is not back: push it to heal it"
+        };
+        notes.push(Finding { object: format!("quarantine {name}"), problem: format!("holds wrong bytes {state}") });
+    }
+    Ok(notes)
+}
+
 /// Everything that facts name is there: documents, manifests and what they name in turn.
 async fn look_for(
     blobs: &Arc<dyn BlobStore>,
@@ -323,20 +347,22 @@ async fn look_for(
                 continue;
             }
         };
-        if let Content::Image { config, layers } = parsed.content() {
-            for part in std::iter::once(&**config).chain(layers) {
-                let digest = match &part.digest {
-                    ContentDigest::Sha256(digest) => Some(*digest),
-                    ContentDigest::Sha512(other) => blobs.aliased(*other).await?,
-                    ContentDigest::Other(_) => continue,
-                };
-                let kept = match digest {
-                    Some(digest) => promised.erased.contains(&digest) || blobs.size(digest).await?.is_some(),
-                    None => false,
-                };
-                if !kept && !adamant_oci::media::is_non_distributable(&part.media_type) {
-                    find(format!("blob {}", part.digest), format!("is missing; manifest {manifest} names it"));
-                }
+        let parts: Vec<_> = match parsed.content() {
+            Content::Image { config, layers } => std::iter::once(&**config).chain(layers).collect(),
+            Content::Index { manifests } => manifests.iter().collect(),
+        };
+        for part in parts {
+            let digest = match &part.digest {
+                ContentDigest::Sha256(digest) => Some(*digest),
+                ContentDigest::Sha512(other) => blobs.aliased(*other).await?,
+                ContentDigest::Other(_) => continue,
+            };
+            let kept = match digest {
+                Some(digest) => promised.erased.contains(&digest) || blobs.size(digest).await?.is_some(),
+                None => false,
+            };
+            if !kept && !adamant_oci::media::is_non_distributable(&part.media_type) {
+                find(format!("blob {}", part.digest), format!("is missing; manifest {manifest} names it"));
             }
         }
     }

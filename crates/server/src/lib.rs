@@ -13,6 +13,7 @@ mod hosting;
 mod http;
 mod logs;
 mod making;
+mod mend;
 mod metrics;
 mod opening;
 mod pipeline;

@@ -18,6 +18,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::error::Problem;
+use crate::mend::{Mending, mend};
 use crate::platform::Platform;
 
 /// Chain of what was found and healed.
@@ -33,9 +34,10 @@ const PAGE: usize = 256;
 /// Bytes read at once.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// Until `stop`: reads, and records.
+/// Until `stop`: reads, records, and asks upstreams for the right bytes.
 pub(crate) async fn scrub(platform: Arc<Platform>, files: FsBlobs, stop: impl Future<Output = ()>) {
     let found = std::sync::Mutex::new(BTreeSet::new());
+    let mending = Mending::default();
     let rate = u64::from(platform.config.settings.store.scrub_mb_per_second) * 1_000_000;
     let read = async {
         if rate == 0 {
@@ -51,7 +53,8 @@ pub(crate) async fn scrub(platform: Arc<Platform>, files: FsBlobs, stop: impl Fu
     tokio::select! {
         () = stop => {}
         () = read => {}
-        () = record(&platform, &files, &found) => {}
+        () = record(&platform, &files, &found, &mending) => {}
+        () = mend(&platform, &mending) => {}
     }
 }
 
@@ -109,13 +112,13 @@ fn keep(place: &Path, digest: Digest) -> io::Result<()> {
     std::fs::rename(temp, place)
 }
 
-async fn record(platform: &Platform, files: &FsBlobs, by_scrub: &Found) {
+async fn record(platform: &Platform, files: &FsBlobs, by_scrub: &Found, mending: &Mending) {
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = None;
     loop {
         tick.tick().await;
-        if let Err(problem) = compare(platform, files, by_scrub, &mut open).await {
+        if let Err(problem) = compare(platform, files, by_scrub, mending, &mut open).await {
             tracing::warn!(%problem, "damage is recorded later");
         }
     }
@@ -126,6 +129,7 @@ async fn compare(
     platform: &Platform,
     files: &FsBlobs,
     by_scrub: &Found,
+    mending: &Mending,
     open: &mut Option<BTreeSet<Digest>>,
 ) -> Result<(), Problem> {
     let known = match open {
@@ -143,13 +147,24 @@ async fn compare(
     }
     let gone: Vec<Digest> = known.iter().filter(|digest| !now.iter().any(|(now, _)| now == *digest)).copied().collect();
     for digest in gone {
-        // One that is gone altogether is neither.
-        if platform.blobs.size(digest).await?.is_some() {
-            platform.append_one(fact(digest, "healed", "read", None)).await?;
+        // One that is gone altogether is neither. What an earlier process found and could not move aside
+        // still lies there, and this one does not know it yet.
+        if platform.blobs.size(digest).await?.is_some() && is_right(files, digest).await {
+            let how = if mending.mended(digest) { "mirror" } else { "read" };
+            platform.append_one(fact(digest, "healed", how, None)).await?;
             known.remove(&digest);
         }
     }
+    mending.want(&now.iter().map(|(digest, _)| *digest).filter(|digest| known.contains(digest)).collect());
     Ok(())
+}
+
+/// Reads it all.
+async fn is_right(files: &FsBlobs, digest: Digest) -> bool {
+    match files.open(digest).await {
+        Ok(mut reader) => tokio::io::copy(&mut reader.bytes, &mut tokio::io::sink()).await.is_ok(),
+        Err(_) => false,
+    }
 }
 
 /// Damages that were found and not healed, as the ledger has them.

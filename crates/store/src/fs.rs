@@ -123,7 +123,7 @@ impl FsBlobs {
     }
 
     fn over(dir: &Path, observing: bool) -> io::Result<Self> {
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             dir: dir.to_owned(),
             entries: Mutex::default(),
             names: RwLock::default(),
@@ -131,7 +131,14 @@ impl FsBlobs {
             open: Mutex::default(),
             quarantine: Quarantine::read(dir, observing)?,
             queue: packing::Queue::default(),
-        })))
+        };
+        // The wrong bytes of what was healed stay aside; that is no damage.
+        for (digest, _) in inner.quarantine.all() {
+            if inner.size(digest)?.is_some() {
+                inner.quarantine.forget(digest);
+            }
+        }
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Blobs that are known to be damaged and were not healed, with what their bytes hash to, in order.
@@ -142,6 +149,12 @@ impl FsBlobs {
     /// Blobs found wrong since this store was opened.
     pub fn damages(&self) -> u64 {
         self.0.quarantine.count()
+    }
+
+    /// Files of wrong bytes that were moved aside and are kept, oldest first, with the blob or pieces
+    /// they were taken for.
+    pub fn aside(&self) -> io::Result<Vec<(PathBuf, Digest)>> {
+        quarantine::aside(&self.0.dir)
     }
 
     /// Where the bytes of `digest` lie, whether they are there or not. For tools that report

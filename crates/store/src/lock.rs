@@ -77,7 +77,7 @@ impl DataLock {
                     // A holder that has not written its number yet is still a holder.
                     let _ = file.rewind().and_then(|()| (&file).take(32).read_to_string(&mut text));
                     let pid = text.trim().parse().ok();
-                    if pid.is_some_and(lives) || pid.is_none() || began.elapsed() > DYING {
+                    if pid.is_none_or(lives) || began.elapsed() > DYING {
                         return Err(DataLockError::Held { dir: dir.to_owned(), pid });
                     }
                     std::thread::sleep(PAUSE);

@@ -187,6 +187,9 @@ pub(super) async fn fsck(data: &Path, json: bool) -> Result<ExitCode, Failure> {
         for finding in &report.findings {
             output::result(format!("{}: {}", finding.object, finding.problem))?;
         }
+        for note in &report.notes {
+            say(format!("note: {}: {}", note.object, note.problem));
+        }
         say(format!(
             "{} entries, {} blobs, {} trees, {} commits recomputed",
             report.entries, report.blobs, report.trees, report.commits

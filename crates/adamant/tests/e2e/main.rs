@@ -10,6 +10,7 @@ mod access;
 mod clauses;
 mod client;
 mod crash;
+mod damage;
 mod determinism;
 mod disks;
 mod hostile;

@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use crate::world::World;
 
-fn sql(data: &Path, text: &'static str) {
+pub(crate) fn sql(data: &Path, text: &'static str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let options = SqliteConnectOptions::new().filename(data.join("adamant.db"));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -48,7 +48,7 @@ impl Quarantine {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was moved aside by earlier processes and has not come back.
+    /// What was moved aside by earlier processes, whether it came back or not.
     pub(super) fn read(dir: &Path, observing: bool) -> io::Result<Self> {
         let quarantine = Self { observing, ..Self::default() };
         for (_, name) in entries(dir)? {
@@ -76,6 +76,11 @@ impl Quarantine {
         if !known.is_empty() && known.remove(&digest).is_some() {
             tracing::info!(%digest, "a damaged blob is whole again");
         }
+    }
+
+    /// As if it had never been found.
+    pub(super) fn forget(&self, digest: Digest) {
+        self.lock().remove(&digest);
     }
 
     /// Blobs found wrong since this store was opened.
@@ -122,6 +127,12 @@ fn entries(dir: &Path) -> io::Result<Vec<(u64, String)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// See [`super::FsBlobs::aside`].
+pub(super) fn aside(dir: &Path) -> io::Result<Vec<(PathBuf, Digest)>> {
+    let of = |(_, name): (u64, String)| parse(&name).map(|(_, digest, _)| (dir.join("quarantine").join(&name), digest));
+    Ok(entries(dir)?.into_iter().filter_map(of).collect())
 }
 
 impl Inner {

@@ -36,6 +36,10 @@ async fn known_damage_is_no_blob_for_whoever_asks_and_outlives_the_process() {
         store.put(&blob).await.unwrap();
         assert_eq!((store.damaged(), store.damages()), (vec![], 1));
         assert_eq!(store.get(digest).await.unwrap(), blob);
+        for again in [FsBlobs::open(dir.path()).unwrap(), FsBlobs::observe(dir.path()).unwrap()] {
+            assert_eq!((again.damaged(), again.size(digest).await.unwrap()), (vec![], Some(size as u64)));
+            assert_eq!(again.aside().unwrap().iter().map(|(_, of)| *of).collect::<Vec<_>>(), [digest]);
+        }
         // The bad bytes of an erased blob go as well.
         assert_eq!(aside(dir.path()), 1);
         store.remove(digest, None).await.unwrap();
