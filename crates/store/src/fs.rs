@@ -87,6 +87,9 @@ struct Entries {
     synced: HashSet<u8>,
     /// Renamed, not yet synced.
     unsettled: HashSet<Digest>,
+    /// Whose sync failed. The system may have dropped what it could not write and say yes the next
+    /// time, so that only bytes written anew count.
+    doubtful: HashSet<Digest>,
 }
 
 impl FsBlobs {
@@ -223,23 +226,29 @@ impl Inner {
         }
         // The file too: an earlier run may have been cut off anywhere, and a copy brought here
         // by hand was never synced.
-        if let Some((file, _)) = self.stored(digest)? {
-            file.sync_all()?;
-        }
-        sync_dir(&self.shard(digest))?;
+        let synced = self.stored(digest)?.map_or(Ok(()), |(file, _)| file.sync_all());
+        let synced = synced.and_then(|()| sync_dir(&self.shard(digest)));
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = synced {
+            entries.doubtful.insert(digest);
+            return Err(error);
+        }
         entries.synced.insert(shard);
         entries.unsettled.remove(&digest);
         Ok(())
     }
 
-    /// Counts on a blob that was found in place; false if it was removed meanwhile.
-    fn reuse(&self, digest: Digest) -> io::Result<bool> {
-        if remove::touch(self, digest)?.is_none() {
-            return Ok(false);
+    /// Counts on a blob that was found in place, once it is durable, and gives its length; `None` if it
+    /// was removed meanwhile, or its sync failed.
+    fn reuse(&self, digest: Digest) -> io::Result<Option<u64>> {
+        if self.entries.lock().unwrap_or_else(PoisonError::into_inner).doubtful.contains(&digest) {
+            return Ok(None);
         }
-        self.settle(digest)?;
-        Ok(true)
+        let size = remove::touch(self, digest)?;
+        if size.is_some() {
+            self.settle(digest)?;
+        }
+        Ok(size)
     }
 
     /// Gives the checked bytes in `temp` their name, durably.
@@ -263,15 +272,20 @@ impl Inner {
             other => other.map_err(|(_, error)| error)?,
         }
         drop(names);
-        sync_dir(&self.shard(digest))?;
+        if let Err(error) = sync_dir(&self.shard(digest)) {
+            self.entries.lock().unwrap_or_else(PoisonError::into_inner).doubtful.insert(digest);
+            return Err(error);
+        }
         self.quarantine.heal(digest);
         self.queue.push(digest, size);
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).unsettled.remove(&digest);
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.unsettled.remove(&digest);
+        entries.doubtful.remove(&digest);
         Ok(())
     }
 
     fn put(&self, bytes: &[u8], digest: Digest) -> io::Result<()> {
-        if self.holds(digest, bytes.len() as u64, &mut &*bytes)? && self.reuse(digest)? {
+        if self.holds(digest, bytes.len() as u64, &mut &*bytes)? && self.reuse(digest)?.is_some() {
             return Ok(());
         }
         let mut temp = Temp::new(&self.dir.join("tmp"))?;
@@ -403,7 +417,7 @@ impl BlobStore for FsBlobs {
 
     fn touch(&self, digest: Digest) -> BoxFuture<'_, io::Result<Option<u64>>> {
         let inner = Arc::clone(&self.0);
-        Box::pin(async move { blocking(move || remove::touch(&inner, digest)).await.flatten() })
+        Box::pin(async move { blocking(move || inner.reuse(digest)).await.flatten() })
     }
 
     fn used(&self, digest: Digest) -> BoxFuture<'_, io::Result<Option<SystemTime>>> {
@@ -446,4 +460,30 @@ fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_could_not_be_synced_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FsBlobs::open(dir.path()).unwrap();
+        let blob = Verified::hash(b"blob".to_vec());
+        let digest = blob.digest();
+        let inode = || std::fs::metadata(store.path(digest)).unwrap().ino();
+        store.put(&blob).await.unwrap();
+        let first = inode();
+        store.put(&blob).await.unwrap();
+        assert_eq!(inode(), first);
+
+        store.0.entries.lock().unwrap().doubtful.insert(digest);
+        assert_eq!(store.touch(digest).await.unwrap(), None, "nobody may count on it");
+        store.put(&blob).await.unwrap();
+        assert_ne!(inode(), first);
+        assert_eq!(store.touch(digest).await.unwrap(), Some(4));
+    }
 }

@@ -115,7 +115,7 @@ impl Upload for FsUpload {
                     return Err(DigestMismatch { expected, found: digest }.into());
                 }
                 temp.file_mut().seek(SeekFrom::Start(0))?;
-                if !(store.holds(digest, len, temp.file_mut())? && store.reuse(digest)?) {
+                if !(store.holds(digest, len, temp.file_mut())? && store.reuse(digest)?.is_some()) {
                     store.keep(temp, digest)?;
                 }
                 Ok((digest, len))
