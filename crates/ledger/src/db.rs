@@ -96,6 +96,21 @@ pub(crate) struct Query {
     values: Vec<Value>,
 }
 
+/// Adds values to the arguments of either database: their traits have no common bound.
+macro_rules! add {
+    ($arguments:ident, $values:ident) => {
+        for value in $values {
+            match value {
+                Value::Int(value) => $arguments.add(value),
+                Value::OptionalInt(value) => $arguments.add(value),
+                Value::Text(value) => $arguments.add(value),
+                Value::Bytes(value) => $arguments.add(value),
+            }
+            .map_err(|error| damaged(format!("a value cannot be stored: {error}")))?;
+        }
+    };
+}
+
 /// Binds every value and runs the statement by one method of sqlx.
 macro_rules! run {
     ($query:expr, $conn:expr, $method:ident, $map:expr) => {{
@@ -107,28 +122,12 @@ macro_rules! run {
         match $conn.db() {
             Db::Sqlite(conn) => {
                 let mut arguments = SqliteArguments::default();
-                for value in values {
-                    match value {
-                        Value::Int(value) => arguments.add(value),
-                        Value::OptionalInt(value) => arguments.add(value),
-                        Value::Text(value) => arguments.add(value),
-                        Value::Bytes(value) => arguments.add(value),
-                    }
-                    .map_err(|error| damaged(format!("a value cannot be stored: {error}")))?;
-                }
+                add!(arguments, values);
                 sqlx::query_with(sql, arguments).$method(conn).await.map($map(Row::Sqlite)).map_err(database)
             }
             Db::Postgres(conn) => {
                 let mut arguments = PgArguments::default();
-                for value in values {
-                    match value {
-                        Value::Int(value) => arguments.add(value),
-                        Value::OptionalInt(value) => arguments.add(value),
-                        Value::Text(value) => arguments.add(value),
-                        Value::Bytes(value) => arguments.add(value),
-                    }
-                    .map_err(|error| damaged(format!("a value cannot be stored: {error}")))?;
-                }
+                add!(arguments, values);
                 sqlx::query_with(sql, arguments).$method(conn).await.map($map(Row::Postgres)).map_err(database)
             }
         }

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::db::{Conn, Options, Pool, Query};
@@ -56,6 +56,7 @@ pub struct SqlLedger {
     waiting: Arc<Semaphore>,
     task: Mutex<Option<JoinHandle<()>>>,
     trust: TrustValues,
+    grown: watch::Sender<u64>,
 }
 
 impl SqlLedger {
@@ -105,6 +106,7 @@ impl SqlLedger {
                 HeadRow::load(&mut conn).await?
             }
         };
+        let size = existing.as_ref().map_or(0, |head| head.range.size());
         let found = existing.map(|head| origin_of(&head.checkpoint)).transpose()?;
         let origin = match (found, origin) {
             (Some(found), Some(expected)) if found != expected => return Err(OpenError::Origin { expected, found }),
@@ -121,7 +123,9 @@ impl SqlLedger {
         let signer = NoteSigner::from_pkcs8(&origin, keys.signing(Role::Log).secret_pkcs8_der())
             .map_err(|_| OpenError::BadOrigin(origin.clone()))?;
         let trust = TrustValues { origin, log: signer.key().to_string(), root: keys.public(Role::Control).clone() };
-        let mut writer = Writer { options, conn: Some(conn), keys, signer: Arc::new(signer), clock };
+        let grown = watch::Sender::new(size);
+        let mut writer =
+            Writer { options, conn: Some(conn), keys, signer: Arc::new(signer), clock, grown: grown.clone() };
         if !writer::begin(&mut writer).await? {
             // Another server was faster; that it is the same ledger is to be seen like any other time.
             let mut conn = writer.options.connect().await?;
@@ -143,6 +147,7 @@ impl SqlLedger {
             waiting: Arc::new(Semaphore::new(MAX_WAITING_FACTS)),
             task: Mutex::new(Some(task)),
             trust,
+            grown,
         })
     }
 
@@ -174,7 +179,16 @@ impl SqlLedger {
         };
         drop(conn);
         let waiting = Arc::new(Semaphore::new(MAX_WAITING_FACTS));
-        Ok(Self { place, options, readers, queue: None, waiting, task: Mutex::new(None), trust })
+        Ok(Self {
+            place,
+            options,
+            readers,
+            queue: None,
+            waiting,
+            task: Mutex::new(None),
+            trust,
+            grown: watch::Sender::new(0),
+        })
     }
 
     /// A connection of its own for a long reading.
@@ -185,6 +199,18 @@ impl SqlLedger {
     /// What a trust file says about this ledger.
     pub fn trust_values(&self) -> &TrustValues {
         &self.trust
+    }
+
+    /// The size of the log as far as this process knows: it changes with every append here, and when
+    /// [`SqlLedger::look`] finds what another server appended.
+    pub fn grown(&self) -> watch::Receiver<u64> {
+        self.grown.subscribe()
+    }
+
+    /// Looks whether another server has appended.
+    pub async fn look(&self) -> Result<(), LedgerError> {
+        writer::grow(&self.grown, read::head(&self.readers).await?.size);
+        Ok(())
     }
 
     /// Waits until what was queued is recorded, and closes all connections.

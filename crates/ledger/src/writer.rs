@@ -9,7 +9,7 @@ use adamant_attest::{format_time, predicate};
 use adamant_digest::Digest;
 use adamant_store::{AppendError, Fact, Head, LedgerError, Receipt};
 use adamant_tlog::{Checkpoint, CompactRange, NoteSigner};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::db::{Conn, Dialect, Options, Query, Row};
 use crate::error::{copy, damaged};
@@ -135,6 +135,8 @@ pub(crate) struct Writer {
     pub(crate) keys: Keys,
     pub(crate) signer: Arc<NoteSigner>,
     pub(crate) clock: Clock,
+    /// Size of the log, for whoever waits for more.
+    pub(crate) grown: watch::Sender<u64>,
 }
 
 /// What planning and signing give back from the blocking thread.
@@ -238,10 +240,19 @@ impl Writer {
                 }
                 Err(Failure::Commit { error, last, outcomes }) => {
                     conn.close().await;
-                    return if self.committed(&last).await? { Ok(outcomes) } else { Err(error) };
+                    if !self.committed(&last).await? {
+                        return Err(error);
+                    }
+                    self.tell(&last);
+                    return Ok(outcomes);
                 }
             }
         }
+    }
+
+    /// Tells that the log has grown.
+    fn tell(&self, last: &Last) {
+        grow(&self.grown, last.index.unsigned_abs() + 1);
     }
 
     async fn connection(&mut self) -> Result<Conn<'static>, LedgerError> {
@@ -316,7 +327,10 @@ impl Writer {
         tracing::debug!(point = "after the commit", size);
         // Only what can be read back is told to anybody. Another server may have gone on from it.
         match readable(conn, &checkpoint, &last).await {
-            Ok(true) => Ok(outcomes),
+            Ok(true) => {
+                self.tell(&last);
+                Ok(outcomes)
+            }
             Ok(false) => Err(damaged("head: the checkpoint read back is not the one committed").into()),
             Err(error) => Err(Failure::Commit { error, last, outcomes }),
         }
@@ -334,6 +348,11 @@ impl Writer {
         self.conn = Some(conn);
         done
     }
+}
+
+/// Tells of a size, if it is news.
+pub(crate) fn grow(grown: &watch::Sender<u64>, size: u64) {
+    grown.send_if_modified(|known| std::mem::replace(known, size.max(*known)) < size);
 }
 
 /// The last entry of a batch, to be recognized after an unknown commit.

@@ -49,7 +49,7 @@ impl Pattern {
     }
 
     /// The pattern that covers everything.
-    pub(crate) fn all() -> Self {
+    pub fn all() -> Self {
         Self("*".to_owned())
     }
 

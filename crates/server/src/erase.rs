@@ -195,8 +195,6 @@ impl Platform {
             chain: Some(Chain { name: chain(digest), expect: Some(sequence) }),
         };
         self.ledger.append(vec![fact]).await.map_err(|error| moved(error, digest))?;
-        let size = self.facts.ledger.head().await?.size;
-        self.changes.send_if_modified(|seen| std::mem::replace(seen, size) != size);
         Ok(())
     }
 

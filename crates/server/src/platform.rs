@@ -78,8 +78,6 @@ pub struct Platform {
     pub(crate) origin: String,
     /// Work that outlives the request that started it.
     pub(crate) tasks: TaskTracker,
-    /// Size of the log, for whoever shows what is new.
-    pub(crate) changes: watch::Sender<u64>,
     address: OnceLock<SocketAddr>,
     turns: Mutex<HashMap<(String, String), Turn>>,
     active: Arc<Mutex<Active>>,
@@ -145,8 +143,7 @@ impl Platform {
         let builder = crate::opening::builder(&config, Arc::clone(&blobs))?;
         let registry = crate::opening::registry(&config, &blobs, &ledger, erased.clone()).await?;
         let local = crate::hosting::open(&config, Arc::clone(&blobs))?;
-        let size = ledger.head().await?.size;
-        let hooks = crate::webhooks::open(&config, size)?;
+        let hooks = crate::webhooks::open(&config, *ledger.grown().borrow())?;
         Ok(Arc::new(Self {
             logs: Logs::open(&data.join("logs"))?,
             config,
@@ -166,7 +163,6 @@ impl Platform {
             local,
             origin,
             tasks: TaskTracker::new(),
-            changes: watch::channel(size).0,
             address: OnceLock::new(),
             turns: Mutex::default(),
             active: Arc::default(),
@@ -189,26 +185,7 @@ impl Platform {
 
     /// Records facts, all or none.
     pub(crate) async fn append(&self, facts: Vec<Fact>) -> Result<Vec<Receipt>, Problem> {
-        let receipts = self.facts.ledger.append(facts).await?;
-        if let Some(last) = receipts.iter().map(|r| r.index + 1).max() {
-            self.changes.send_if_modified(|size| {
-                let grown = *size < last;
-                *size = last.max(*size);
-                grown
-            });
-        }
-        Ok(receipts)
-    }
-
-    /// Tells that somebody else recorded facts.
-    pub(crate) async fn note_growth(&self) -> Result<(), Problem> {
-        let size = self.ledger.head().await?.size;
-        self.changes.send_if_modified(|known| {
-            let grown = *known < size;
-            *known = size.max(*known);
-            grown
-        });
-        Ok(())
+        Ok(self.facts.ledger.append(facts).await?)
     }
 
     /// Records one fact.

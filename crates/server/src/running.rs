@@ -112,7 +112,7 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     }
     let listener = serving::Listener::Tcp(listener, certificate.map(|certificate| certificate.config()));
     tasks.spawn(serving::serve(listener, router, bounds, tasks.clone(), stop.clone()));
-    tasks.spawn(follow_grants(Arc::clone(&platform), grants, until(&stop)));
+    tasks.spawn(follow_others(Arc::clone(&platform), grants, until(&stop)));
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
     tasks.spawn(crate::collect::collecting(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
@@ -134,8 +134,8 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     Ok(Running { platform, stop, tasks, packing })
 }
 
-/// Learns of tokens that another server on the same ledger made or revoked.
-async fn follow_grants(platform: Arc<Platform>, auth: Arc<Auth>, stop: impl Future<Output = ()>) {
+/// Learns of what another server on the same ledger recorded, tokens before anything else.
+async fn follow_others(platform: Arc<Platform>, auth: Arc<Auth>, stop: impl Future<Output = ()>) {
     let mut tick = tokio::time::interval(CONVERGE);
     tokio::pin!(stop);
     loop {
@@ -145,6 +145,9 @@ async fn follow_grants(platform: Arc<Platform>, auth: Arc<Auth>, stop: impl Futu
         }
         if let Err(problem) = auth.tokens.refresh(&platform.facts).await {
             tracing::warn!(%problem, "reading the tokens");
+        }
+        if let Err(error) = platform.ledger.look().await {
+            tracing::warn!(%error, "looking whether the log has grown");
         }
     }
 }
@@ -196,7 +199,7 @@ async fn checks(platform: Arc<Platform>, upstream: String, every: Duration, stop
 
 /// Publishes tiles as the log grows and sweeps old uploads.
 async fn housekeeping(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
-    let mut grown = platform.changes.subscribe();
+    let mut grown = platform.ledger.grown();
     grown.mark_changed();
     let mut tick = tokio::time::interval(HOUSEKEEPING);
     tick.reset();

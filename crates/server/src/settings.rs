@@ -302,9 +302,9 @@ pub struct UpstreamSettings {
     pub name: String,
     /// `https://HOST[:PORT]`; plain `http://` only if it is written so.
     pub url: String,
-    /// Repositories there that may be pulled: names, or beginnings that end in `*`.
-    #[serde(default = "every_repository")]
-    pub repositories: Vec<String>,
+    /// Repositories there that may be pulled: patterns of their names.
+    #[serde(default = "every_repository", deserialize_with = "parsed")]
+    pub repositories: Vec<Pattern>,
     /// Name to log in with.
     #[serde(default)]
     pub user: Option<String>,
@@ -328,8 +328,8 @@ pub struct UpstreamSettings {
     pub check_hours: u32,
 }
 
-fn every_repository() -> Vec<String> {
-    vec!["*".to_owned()]
+fn every_repository() -> Vec<Pattern> {
+    vec![Pattern::all()]
 }
 
 const fn daily() -> u32 {

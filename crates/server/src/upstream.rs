@@ -200,7 +200,7 @@ impl Platform {
             shown.push(Shown {
                 name: settings.name.clone(),
                 url: settings.url.clone(),
-                repositories: settings.repositories.clone(),
+                repositories: settings.repositories.iter().map(ToString::to_string).collect(),
                 heal: settings.heal,
                 tags: followed.into_iter().map(tag).collect(),
                 more: more.is_some(),
@@ -278,7 +278,6 @@ impl Platform {
                 found.checked += 1;
                 if checked.bound != checked.now {
                     say(format!("{name} has moved"));
-                    self.grown().await;
                     found.moved.push(UpstreamMoved { name, bound: checked.bound, now: checked.now });
                 }
                 Ok(true)
@@ -301,7 +300,6 @@ impl Platform {
         })?;
         let updated =
             self.registry.update_from_upstream(&repository, &tag, by).await.map_err(|error| problem(&error))?;
-        self.grown().await;
         Ok(UpstreamUpdated {
             name: name.to_owned(),
             bound: updated.bound,
@@ -309,17 +307,6 @@ impl Platform {
             digest: updated.digest,
             new: updated.new,
         })
-    }
-
-    /// Lets the log be published that somebody else has made longer.
-    async fn grown(&self) {
-        if let Ok(head) = self.facts.ledger.head().await {
-            self.changes.send_if_modified(|size| {
-                let grown = *size < head.size;
-                *size = head.size.max(*size);
-                grown
-            });
-        }
     }
 }
 

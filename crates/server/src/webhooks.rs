@@ -37,7 +37,7 @@ const PAGE: usize = 64;
 /// Longest secret file, in bytes.
 const MAX_SECRET: u64 = 4096;
 /// How often the ledger is looked at when nobody says that it has grown.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(30);
 /// Longest delivery, answer included.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -165,7 +165,7 @@ impl Hook {
                 Ok(false) => {}
                 Err(problem) => tracing::warn!(webhook = self.name, %problem, "the ledger cannot be read"),
             }
-            // Pushes to the registry and other servers on the same ledger do not say that it grew.
+            // What could not be read is tried again without that.
             let _ = tokio::time::timeout(LOOK, grown.changed()).await;
         }
     }
@@ -330,7 +330,7 @@ pub(crate) async fn follow(platform: Arc<Platform>, hook: Arc<Hook>, stop: impl 
     };
     tokio::select! {
         () = stop => {}
-        () = hook.follow(&log, platform.changes.subscribe()) => {}
+        () = hook.follow(&log, platform.ledger.grown()) => {}
     }
 }
 

@@ -156,6 +156,19 @@ fn an_anonymous_registry_opens_v2_alone_on_loopback_alone() {
     assert!(text.contains("loopback"), "{text}");
 }
 
+#[test]
+fn what_a_client_pushes_is_published() {
+    let Some(world) = World::new("what_a_client_pushes_is_published") else { return };
+    let (url, token) = (world.server.url.clone(), world.token());
+    seed(&url, &token, "tools/other");
+    let size = world.shop.status().log_size;
+    wait_for("the published checkpoint", || {
+        let answer = Ask::new("GET", "/log/checkpoint").send(&url).unwrap();
+        let text = String::from_utf8(answer.body).unwrap();
+        (text.lines().nth(1) == Some(size.to_string().as_str())).then_some(())
+    });
+}
+
 /// Nothing a registry client may do keeps a project from being released.
 #[test]
 fn clients_cannot_stand_in_the_way_of_a_project() {

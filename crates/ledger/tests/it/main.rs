@@ -148,3 +148,19 @@ async fn a_fault_after_persisting_is_cured_by_asking_again() {
     assert_eq!(ledger.fired(), 2);
     clean(ledger.inner()).await;
 }
+
+#[tokio::test]
+async fn whoever_waits_is_told_of_every_growth() {
+    let place = Place::new();
+    let ledger = place.open().await;
+    let mut grown = ledger.grown();
+    assert_eq!(*grown.borrow_and_update(), ledger.head().await.unwrap().size);
+    ledger.append(vec![tag("a:1", "1")]).await.unwrap();
+    assert!(grown.has_changed().unwrap());
+    grown.mark_unchanged();
+    // The same again writes nothing; another digest leaves a divergence.
+    ledger.append(vec![tag("a:1", "1")]).await.unwrap();
+    assert!(!grown.has_changed().unwrap());
+    ledger.append(vec![tag("a:1", "2")]).await.unwrap_err();
+    assert_eq!(*grown.borrow_and_update(), ledger.head().await.unwrap().size);
+}

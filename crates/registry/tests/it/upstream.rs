@@ -101,7 +101,7 @@ async fn world() -> (World, Arc<Fake>) {
         let config = UpstreamConfig {
             name: "up.example".to_owned(),
             url: "https://up.example".to_owned(),
-            repositories: vec!["library/*".to_owned()],
+            repositories: vec!["library/*".parse().unwrap()],
             heal: true,
             source: fake,
         };

@@ -48,7 +48,6 @@ pub(super) async fn create_token(
     Json(ask): Json<NewToken>,
 ) -> Answer<TokenMade> {
     let made = rim.auth.tokens.create(&rim.platform.facts, &ask, &actor.0).await?;
-    rim.platform.note_growth().await?;
     Ok(Json(made))
 }
 
@@ -58,7 +57,6 @@ pub(super) async fn revoke_token(
     Path(name): Path<String>,
 ) -> Answer<TokenSummary> {
     let revoked = rim.auth.tokens.revoke(&rim.platform.facts, &name, &actor.0).await?;
-    rim.platform.note_growth().await?;
     Ok(Json(revoked))
 }
 

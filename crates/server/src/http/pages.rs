@@ -128,7 +128,7 @@ pub(super) async fn fact(State(rim): Shared, Path(index): Path<u64>) -> Page {
 
 /// Tells open pages that something was recorded.
 pub(super) async fn events(State(rim): Shared) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let stream = WatchStream::from_changes(rim.platform.changes.subscribe())
+    let stream = WatchStream::from_changes(rim.platform.ledger.grown())
         .map(|size| Ok(Event::default().event("change").data(size.to_string())))
         .take_until(rim.closing.clone().cancelled_owned());
     Sse::new(stream).keep_alive(KeepAlive::default())

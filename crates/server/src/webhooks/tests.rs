@@ -81,6 +81,7 @@ async fn receiver(answers: &[u16], pause: Duration) -> (String, mpsc::UnboundedR
 struct World {
     dir: tempfile::TempDir,
     log: Arc<Log>,
+    grown: watch::Receiver<u64>,
 }
 
 impl World {
@@ -94,7 +95,8 @@ impl World {
         let blobs: Arc<dyn BlobStore> = Arc::new(FsBlobs::open(&dir.path().join("blobs")).unwrap());
         std::fs::write(dir.path().join("secret"), format!("whsec_{}\n", STANDARD.encode(SECRET))).unwrap();
         let (origin, registry) = (ledger.trust_values().origin.clone(), "http://localhost:7000".to_owned());
-        Self { dir, log: Arc::new(Log { origin, registry, blobs, ledger: Arc::new(ledger) }) }
+        let grown = ledger.grown();
+        Self { dir, grown, log: Arc::new(Log { origin, registry, blobs, ledger: Arc::new(ledger) }) }
     }
 
     async fn bind(&self, name: &str, digest: Digest) -> u64 {
@@ -124,12 +126,8 @@ impl World {
 
     /// Runs a hook until the task is aborted, which is as rude as a crash.
     fn run(&self, hook: &Arc<Hook>) -> tokio::task::JoinHandle<()> {
-        let (log, hook) = (Arc::clone(&self.log), Arc::clone(hook));
-        let (sender, grown) = watch::channel(0);
-        tokio::spawn(async move {
-            hook.follow(&log, grown).await;
-            drop(sender);
-        })
+        let (log, hook, grown) = (Arc::clone(&self.log), Arc::clone(hook), self.grown.clone());
+        tokio::spawn(async move { hook.follow(&log, grown).await })
     }
 }
 
