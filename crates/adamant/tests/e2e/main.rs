@@ -13,6 +13,7 @@ mod crash;
 mod damage;
 mod determinism;
 mod disks;
+mod gates;
 mod hostile;
 mod isolation;
 mod kills;
