@@ -195,7 +195,7 @@ impl Metrics {
         text.sample("", &[], load(&self.received));
         text.family("adamant_registry_sent_bytes_total", "counter", "Bytes of bodies that the registry sent.");
         text.sample("", &[], load(&self.sent));
-        text.family("adamant_registry_conflicts_total", "counter", "Pushes that a bound name refused.");
+        text.family("adamant_registry_conflicts_total", "counter", "Pushes refused with 409.");
         text.sample("", &[], load(&self.conflicts));
         text.family("adamant_registry_uploads", "gauge", "Uploads that are not finished.");
         text.sample("", &[], now.uploads);
