@@ -93,6 +93,11 @@ pub(crate) fn given(bytes: &[u8], fd: Option<OwnedFd>) -> io::Result<OwnedFd> {
     }
 }
 
+/// Whether an answer is missing because who was asked ended meanwhile.
+pub(crate) fn went_away(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
 /// Asks one question over a control socket and reads the answer, both one line of JSON.
 pub(crate) fn ask<Q: Serialize, A: DeserializeOwned>(
     socket: &UnixStream,

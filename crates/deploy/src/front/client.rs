@@ -44,12 +44,20 @@ impl FrontClient {
     /// Waits until no request is on an instance, at most `wait`; how many were cut then.
     pub(crate) fn drain(&self, instance: &str, wait: Duration) -> io::Result<usize> {
         let ask = Ask::Drain { instance: instance.to_owned(), wait_ms: millis(wait) };
-        self.ask(ask, wait + Duration::from_secs(10)).map(|reply| reply.cut)
+        match self.ask(ask, wait + Duration::from_secs(10)) {
+            // A front that ends takes its requests with it.
+            Err(e) if socket::went_away(&e) => Ok(0),
+            answered => answered.map(|reply| reply.cut),
+        }
     }
 
     /// Ends the front, and what is in flight on it, at once.
     pub(crate) fn stop(&self, wait: Duration) -> io::Result<()> {
-        self.ask(Ask::Stop { wait_ms: millis(wait) }, wait + Duration::from_secs(10)).map(drop)
+        match self.ask(Ask::Stop { wait_ms: millis(wait) }, wait + Duration::from_secs(10)) {
+            // It ended while it was asked, which is what was asked for.
+            Err(e) if socket::went_away(&e) => Ok(()),
+            answered => answered.map(drop),
+        }
     }
 
     /// Asks for the listening socket. The other front goes on accepting until [`Self::taken`].

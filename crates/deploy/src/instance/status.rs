@@ -94,7 +94,7 @@ pub(crate) fn stop(dir: &Path) -> io::Result<bool> {
     match ask(dir, &Ask::Stop { v: 1 }, Duration::from_secs(20)) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(false),
         // It went away while it was asked, which is what was asked for.
-        Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {}
+        Err(e) if socket::went_away(&e) => {}
         Err(e) => return Err(e),
         Ok(_) => {}
     }
