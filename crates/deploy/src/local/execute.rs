@@ -10,7 +10,7 @@ use adamant_digest::Digest;
 use adamant_release::{Desired, Rollout, Step, plan};
 
 use super::disk::{Project, Record, desired};
-use super::retire::{discard, remove, supervised};
+use super::retire::{discard, gone, remove, supervised};
 use super::view;
 use super::{Applied, ApplyError, Event, Inner, LocalError, Outcome, blocking};
 use crate::front::{FrontClient, ProjectRoutes};
@@ -131,8 +131,12 @@ impl Inner {
             };
             match upgraded {
                 Ok(Ok(true)) => events.push(event("front replaced by a newer one".to_owned(), false)),
+                Ok(Ok(false)) => {}
                 // None runs: the plan below starts it.
-                Ok(Ok(false) | Err(_)) => {}
+                Ok(Err(error)) if gone(&error) => {}
+                Ok(Err(error)) => {
+                    events.push(event(format!("the front was not replaced by a newer one: {error}"), true));
+                }
                 Err(error) => events.push(event(error.to_string(), true)),
             }
         }

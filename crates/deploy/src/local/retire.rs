@@ -20,13 +20,14 @@ impl Inner {
     /// The mark keeps a later deployment of the same rollout from counting on it.
     pub(super) fn retire(self: &Arc<Self>, project: &Project, name: &str) -> io::Result<()> {
         let dir = project.instance_dir(name);
-        match durable::write(&dir.join(file::RETIRING), b"") {
-            // Somebody else has just ended it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !dir.exists() => return Ok(()),
-            other => other?,
-        }
+        // First of all: a mark is not written into a directory that is being removed.
         if !self.ending.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.clone()) {
             return Ok(());
+        }
+        if let Err(error) = durable::write(&dir.join(file::RETIRING), b"") {
+            self.ending.lock().unwrap_or_else(PoisonError::into_inner).remove(&dir);
+            // Somebody else has just ended it.
+            return if error.kind() == io::ErrorKind::NotFound && !dir.exists() { Ok(()) } else { Err(error) };
         }
         let (inner, project, name) = (self.clone(), project.clone(), name.to_owned());
         // Bounded by the time to drain and to stop; owned by the tracker that `settle` waits for.
@@ -117,13 +118,17 @@ pub(super) fn discard(project: &Project, name: &str) -> io::Result<()> {
     logs.sort();
     let old = logs.len().saturating_sub(MAX_LOGS);
     for (_, path) in logs.into_iter().take(old) {
-        std::fs::remove_file(path)?;
+        match std::fs::remove_file(path) {
+            // Another one that ends has tidied up already.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
     }
     Ok(())
 }
 
 /// Whether an error of a control socket means that nobody is there.
-fn gone(error: &io::Error) -> bool {
+pub(super) fn gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
 }
 
