@@ -32,6 +32,7 @@ mod mentions;
 mod names;
 mod pattern;
 mod pointers;
+mod pushed_by;
 mod registry;
 mod uploads;
 mod upstream;

@@ -328,6 +328,7 @@ impl Registry {
         let mut lost = false;
         let mut moves = Vec::new();
         let mut bound = Vec::new();
+        let mut new_tags = Vec::new();
         for tag in *tags {
             let name = names::tag(repository, tag);
             let standing = self.standing(repository, tag).await?;
@@ -352,7 +353,10 @@ impl Registry {
                     match found {
                         Some(same) if same == digest => {}
                         Some(_) => lost = true,
-                        None => missing += 1,
+                        None => {
+                            missing += 1;
+                            new_tags.push(tag);
+                        }
                     }
                 }
             }
@@ -401,7 +405,7 @@ impl Registry {
 
         let mut facts: Vec<_> =
             moves.iter().map(|(tag, led)| pointers::moved(repository, tag, *led, digest, origin.by)).collect();
-        facts.extend(self::facts(push, &bound));
+        facts.extend(self::facts(push, &new_tags, &bound));
         let list =
             |name: &str| bound.iter().any(|(tag, _)| pointers::is_list(tag) && names::tag(repository, tag) == name);
         let meanwhile = |conflict: &Conflict| {
@@ -706,7 +710,7 @@ pub(crate) fn check_named(named: &ContentDigest, bytes: &[u8]) -> Result<Option<
 
 /// What becomes true with a push. The tags are last: only they can be in conflict, and then none of
 /// it is recorded.
-fn facts(push: &Push<'_>, bound: &[(&Tag, Digest)]) -> Vec<Fact> {
+fn facts(push: &Push<'_>, new_tags: &[&Tag], bound: &[(&Tag, Digest)]) -> Vec<Fact> {
     let Push { repository, second, manifest, subject, origin, .. } = push;
     let digest = manifest.digest();
     let mut detail = json!({"mediaType": manifest.kind().media_type(), "size": manifest.size()});
@@ -732,11 +736,15 @@ fn facts(push: &Push<'_>, bound: &[(&Tag, Digest)]) -> Vec<Fact> {
     };
     let about = subject.as_ref().and_then(|subject| subject.sha256().ok());
     let about = about.map(|digest| Subject { name: "subject".to_owned(), digest });
-    let second = second.map(|second| fact(names::member(repository, &second.into()), digest, None));
+    let second = second.map(ContentDigest::from);
+    let pushed_by = second.iter().flat_map(|second| new_tags.iter().map(move |tag| (tag, second)));
+    let pushed_by = pushed_by.map(|(tag, second)| fact(names::pushed_by(repository, tag, second), digest, None));
+    let second = second.as_ref().map(|second| fact(names::member(repository, second), digest, None));
     let referrer = subject.as_ref().map(|subject| fact(names::referrer(repository, subject, digest), digest, about));
     std::iter::once(fact(names::member(repository, &digest.into()), digest, None))
         .chain(second)
         .chain(referrer)
+        .chain(pushed_by)
         .chain(bound.iter().map(|(tag, to)| fact(names::tag(repository, tag), *to, None)))
         .collect()
 }

@@ -1,4 +1,4 @@
-//! How a repository stands in the ledger: three forms of `tag` bindings. A repository name has
+//! How a repository stands in the ledger: four forms of `tag` bindings. A repository name has
 //! neither `:` nor `@`, so the forms cannot be mistaken for one another.
 //!
 //! - `repository:tag` → manifest: the tag. Of a list of signatures, the first manifest it led to; of a
@@ -8,6 +8,7 @@
 //!   pushed by its sha512 has that name as well, which leads to its sha256.
 //! - `repository@subject/referrers/digest` → the same digest: the manifest names that subject, by
 //!   whichever algorithm it does.
+//! - `repository@tag:tag/digest` → manifest: the tag was made by a push of that sha512.
 
 use adamant_digest::Digest;
 use adamant_oci::{ContentDigest, RepositoryName, Tag};
@@ -42,7 +43,15 @@ pub(crate) fn referrers(repository: &RepositoryName, subject: &ContentDigest) ->
     format!("{repository}@{subject}/referrers/")
 }
 
-/// The repository of any of the three forms.
+pub(crate) fn pushed_by(repository: &RepositoryName, tag: &Tag, digest: &ContentDigest) -> String {
+    format!("{}{digest}", pushed_bys(repository, tag))
+}
+
+pub(crate) fn pushed_bys(repository: &RepositoryName, tag: &Tag) -> String {
+    format!("{repository}@tag:{tag}/")
+}
+
+/// The repository of any of the four forms.
 pub(crate) fn repository(name: &str) -> &str {
     name.split([':', '@']).next().unwrap_or(name)
 }
@@ -75,6 +84,7 @@ mod tests {
             member(&name, &other),
             referrer(&name, &one, two),
             referrer(&name, &other, two),
+            pushed_by(&name, &"referrers".parse().unwrap(), &other),
         ];
         for text in &all {
             assert_eq!(repository(text), "a/b");

@@ -15,6 +15,7 @@ use crate::damaged::Damaged;
 use crate::evidence::Verdicts;
 use crate::gate::Gate;
 use crate::pointers::{Named, Turns};
+use crate::pushed_by::PushedBy;
 use crate::uploads::{OpenUploadsError, Uploads};
 use crate::upstream::{Flights, Upstreams};
 
@@ -178,6 +179,7 @@ pub struct Registry {
     /// Held while a pointer is moved, so that those of one process do not get in each other's way.
     /// What decides is the chain.
     pub(crate) pointing: Arc<Turns>,
+    pub(crate) pushed_by: Arc<PushedBy>,
     pub(crate) upstreams: Upstreams,
     pub(crate) flights: Arc<Flights>,
     pub(crate) erased: Erased,
@@ -211,6 +213,7 @@ impl Registry {
             contents: Arc::default(),
             erased: config.erased,
             pointing: Arc::default(),
+            pushed_by: Arc::default(),
             binding: Arc::default(),
             collecting: Arc::default(),
         })

@@ -27,13 +27,17 @@ impl Registry {
             return Err(Failure::gone(ErrorCode::ManifestUnknown, bound, &tombstone));
         }
         let digest: ContentDigest = match &reference {
-            Reference::Tag(_) => bound.into(),
+            Reference::Tag(tag) => self.pushed_by(repository, tag, bound).await?,
             Reference::Digest(digest) => digest.clone(),
         };
         if !asked.access.may_push(repository) && self.gates.iter().any(|gate| gate.pull) {
             self.may_pull(repository, &self.manifest_named(&digest, bound).await?).await?;
         }
-        let etag = format!("\"{digest}\"");
+        let etag = match &reference {
+            // What the conditions of a push are compared with.
+            Reference::Tag(_) => format!("\"{bound}\""),
+            Reference::Digest(digest) => format!("\"{digest}\""),
+        };
         let mut response = if is_known(asked, &etag) {
             empty(StatusCode::NOT_MODIFIED)
         } else {
@@ -77,7 +81,6 @@ impl Registry {
         let whole =
             if announced.is_some_and(|length| length > limit as u64) { None } else { body.whole(limit).await? };
         let Some(bytes) = whole else {
-            body.drain(limit).await;
             return Err(PutManifestError::TooLarge { limit }.into());
         };
         let media_type = asked.header(header::CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or(text).trim());

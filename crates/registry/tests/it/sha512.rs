@@ -131,9 +131,25 @@ async fn tags_beside_a_digest() {
     }
     let list = world.get("/v2/a/tags/list").await.expect(200).json();
     assert_eq!(list["tags"], json!(["one", "three", "two"]));
-    for tag in ["one", "two", "three"] {
-        assert_eq!(world.get(&format!("/v2/a/manifests/{tag}")).await.expect(200).bytes(), bytes);
+    // A tag answers with the digest of the push that made it, and has one entity tag for conditions.
+    let sha256 = Digest::of(&bytes).to_string();
+    for _ in 0..2 {
+        for (tag, digest) in [("one", named.to_string()), ("two", named.to_string()), ("three", sha256.clone())] {
+            for method in ["GET", "HEAD"] {
+                let path = format!("/v2/a/manifests/{tag}");
+                let answer = world.send(method, &path, &[], b"").await.expect(200);
+                assert_eq!(answer.header("docker-content-digest"), digest, "{method} {tag}");
+                assert_eq!(answer.header("etag"), format!("\"{sha256}\""));
+                let known = [("if-none-match", answer.header("etag"))];
+                let answer = world.send(method, &path, &known, b"").await.expect(304);
+                assert_eq!(answer.header("docker-content-digest"), digest, "{method} {tag}");
+            }
+            assert_eq!(world.get(&format!("/v2/a/manifests/{tag}")).await.expect(200).bytes(), bytes);
+        }
     }
+    let facts = world.ledger.size();
+    put(&world, &format!("{named}?tag=three"), media::OCI_MANIFEST, &bytes).await.expect(201);
+    assert_eq!(world.ledger.size(), facts, "the tag is made already");
     // All of the names or none.
     let (other, more) = image(&world, b"y").await;
     put(&world, &format!("{other}?tag=four&tag=two"), media::OCI_MANIFEST, &more).await.fails(409, "TAG_INVALID");

@@ -211,6 +211,7 @@ mod tests {
         let refers = binding(&format!("a/b@{two}/referrers/{one}"), one).unwrap();
         assert_eq!((refers.digest, refers.what), (two.to_string(), What::Refers(one)));
         assert_eq!(binding(&format!("a/b@sha512:{}", "0".repeat(128)), one), None);
+        assert_eq!(binding(&format!("a/b@tag:referrers/sha512:{}", "0".repeat(128)), one), None);
         assert_eq!(binding("a/b:latest", *POINTER), None);
         assert_eq!(binding(&format!("a/b:sha256-{hex}.sig"), one), None);
         let moved = |tag: &str| {

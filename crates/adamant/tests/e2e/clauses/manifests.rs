@@ -203,6 +203,26 @@ fn end_3_7_by_sha512() {
     }
 }
 
+/// "Pushing Manifests": the digest of a tag that was pushed beside one is that one, whatever the algorithm.
+#[test]
+fn end_7b_a_tag_beside_a_sha512() {
+    let target = Target::new("end_7b_sha512");
+    let repo = target.repo("a");
+    let image = target.image(&repo, "tagged by sha512");
+    let digest = Sha512::of(&image).to_string();
+    let answer = target.put(&repo, &format!("{digest}?tag=v1&tag=v2"), &image).expect(201);
+    if answer.header("oci-tag").is_empty() && !target.is_ours() {
+        return;
+    }
+    for tag in ["v1", "v2"] {
+        let answer = target.manifest(&repo, tag).expect(200);
+        assert_eq!(answer.header("docker-content-digest"), digest);
+        assert_eq!(answer.body, image);
+        let head = target.head(&format!("/v2/{repo}/manifests/{tag}")).expect(200);
+        assert_eq!(head.header("docker-content-digest"), digest);
+    }
+}
+
 /// The naming law, where the specification is silent: the same again is `201`, another digest `409` with
 /// both digests in a body that clients print; of several tags, all or none.
 #[test]
