@@ -77,7 +77,13 @@ impl Registry {
         if let Ok(Parsed::Repository(route)) = &parsed {
             handled.repository = Some(route.repository.to_string());
         }
-        let mut response = self.answer(head, parsed, &mut body, access).await.unwrap_or_else(|failure| {
+        // To read is to say "100 Continue", which nobody who is refused is told.
+        let waits = head.headers.contains_key(header::EXPECT);
+        let answer = self.answer(head, parsed, &mut body, access).await;
+        if answer.is_err() && !(waits && body.received() == 0) {
+            body.drain(self.limits.manifest_bytes).await;
+        }
+        let mut response = answer.unwrap_or_else(|failure| {
             handled.error = Some(failure.code());
             failure.into_response()
         });

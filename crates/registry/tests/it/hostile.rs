@@ -79,6 +79,21 @@ async fn an_endless_manifest_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_refused_body_is_read_so_that_its_sender_sees_why() {
+    let world = World::new().await;
+    let mut requests = format!("PUT /v2/a/manifests/.x HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 3 << 20);
+    requests.push_str(&" ".repeat(3 << 20));
+    requests.push_str("GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let answers = world.raw(requests.as_bytes()).await;
+    assert!(answers.starts_with("HTTP/1.1 400 "), "{answers}");
+    assert!(answers.contains("HTTP/1.1 200 "), "the connection goes on: {answers}");
+    // Who asks before sending is not told to send it for nothing.
+    let asked = b"PUT /v2/a/manifests/.x HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+    let answer = world.raw(asked).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test]
 async fn wrong_lengths_store_nothing() {
     let world = World::new().await;
     let digest = adamant_digest::Digest::of(b"abc");
