@@ -13,6 +13,9 @@ use crate::registry::Second;
 use crate::uploads::{self, Chunk, Gate, UploadError};
 use crate::{Body, Registry};
 
+/// What a blob can be pushed by.
+const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
+
 impl Registry {
     /// Begins an upload, takes a whole blob (`digest`), or mounts one (`mount`).
     pub(super) async fn post_upload(
@@ -38,6 +41,11 @@ impl Registry {
             self.damaged.remove(digest);
             self.note_upload(repository, asked, digest);
             return Ok(created(repository, &named));
+        }
+        if let Some(algorithm) = asked.query.value("digest-algorithm").filter(|name| !ALGORITHMS.contains(name)) {
+            let algorithm: String = algorithm.chars().take(100).collect();
+            let message = format!("`{algorithm}` is no algorithm for digests here: use sha256 or sha512");
+            return Err(Failure::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message, Value::Null));
         }
         self.check_space()?;
         let id = self.uploads.start(repository, &asked.owner).await?;

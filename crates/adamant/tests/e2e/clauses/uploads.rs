@@ -17,6 +17,25 @@ fn end_4a_starts_an_upload() {
     assert_ne!(location(&first), target.start(&repo));
 }
 
+/// "end-4c": an algorithm to come; "if the client provided digest … uses an unsupported algorithm, the
+/// registry SHOULD respond with … `400 Bad Request`".
+#[test]
+fn end_4c_is_told_the_algorithm() {
+    let target = Target::new("end_4c");
+    let repo = target.repo("a");
+    let bytes = vec![4; 512];
+    for (algorithm, digest) in [("sha256", sha256(&bytes)), ("sha512", Sha512::of(&bytes).to_string())] {
+        let path = format!("/v2/{repo}/blobs/uploads/?digest-algorithm={algorithm}");
+        let at = location(&target.ask("POST", &path).expect(202));
+        let answer = target.send_bytes("PUT", &finish(&at, &digest), &bytes).expect(201);
+        target.holds(&location(&answer), &bytes);
+    }
+    let answer = target.ask("POST", &format!("/v2/{repo}/blobs/uploads/?digest-algorithm=md5"));
+    if target.is_ours() {
+        fails(&answer, 400, "DIGEST_INVALID");
+    }
+}
+
 /// "POST then PUT": `201 Created` and a pullable `Location`.
 #[test]
 fn end_6_finishes_an_upload() {
