@@ -251,6 +251,7 @@ fn end_12b_filters_by_type() {
         ("x/sbom", "x/sbom"),
         ("x%2Fsignature", "x/signature"),
         ("application/vnd.example.config.v1%2Bjson", "application/vnd.example.config.v1+json"),
+        ("application/vnd.example.config.v1+json", "application/vnd.example.config.v1+json"),
         ("x/none", "x/none"),
     ] {
         let answer = target.get(&format!("{path}?artifactType={query}")).expect(200);
