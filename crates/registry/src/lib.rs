@@ -44,7 +44,7 @@ pub use condition::Condition;
 pub use contents::{OverQuota, Quota};
 pub use evidence::GateError;
 pub use gate::{Demand, Gate};
-pub use http::Handled;
+pub use http::{Handled, reason_phrase};
 pub use manifests::{ListError, Names, Pushed, PutManifestError, ReadManifestError};
 pub use names::member_name;
 pub use pattern::{ParsePatternError, Pattern};

@@ -134,9 +134,13 @@ impl Failure {
     }
 
     pub(super) fn into_response(self) -> Response<Body> {
+        let reason = super::reason_phrase(self.status, &self.message);
         let text = ErrorBody::new(self.code, self.message, self.detail).to_json();
         let mut response = super::json(text);
         *response.status_mut() = self.status;
+        if let Some(reason) = reason {
+            response.extensions_mut().insert(reason);
+        }
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         for (name, value) in self.headers {
             super::set(&mut response, name, value);

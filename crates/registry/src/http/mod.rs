@@ -7,6 +7,7 @@ pub(crate) mod fuzz;
 mod listings;
 mod manifests;
 mod range;
+mod reason;
 mod route;
 mod uploads;
 
@@ -15,6 +16,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, header};
 
 use self::failure::Failure;
+pub use self::reason::reason_phrase;
 use self::route::{Parsed, Query, Route, Target};
 use crate::access::{Action, Decision, Needs, Place};
 use crate::body::{self, Incoming};

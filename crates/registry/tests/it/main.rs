@@ -18,6 +18,7 @@ mod moving;
 mod naming;
 mod pointers;
 mod quotas;
+mod reasons;
 mod sha512;
 mod uploads;
 mod upstream;

@@ -175,5 +175,9 @@ fn too_many(what: &str, wait: Duration) -> Response {
 
 fn failure(status: StatusCode, code: ErrorCode, message: &str) -> Response {
     let body = ErrorBody::new(code, message.to_owned(), Value::Null).to_json();
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+    if let Some(reason) = adamant_registry::reason_phrase(status, message) {
+        response.extensions_mut().insert(reason);
+    }
+    response
 }
