@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use adamant_attest::Statement;
-use adamant_attest::predicate::{BindingKind, Predicate};
+use adamant_attest::predicate::{BindingKind, Predicate, Rejection, Role};
 use adamant_digest::{Digest, Hasher};
 use adamant_oci::{Content, Manifest, RepositoryName, Tag};
-use adamant_store::{LedgerError, ReadBlobError};
+use adamant_store::{AppendError, Chain, Fact, LedgerError, ReadBlobError, Subject};
 use serde_json::Value;
 
 use crate::gate::{Evidence, Gate, MAX_EVIDENCE};
@@ -20,6 +20,8 @@ const MOST: usize = 256;
 const FACTS: usize = 256;
 /// Verdicts that are kept.
 const KEPT: usize = 4096;
+/// Refusals of one manifest that are recorded. There is another one only when something else is missing.
+const REFUSALS: u64 = 16;
 
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
@@ -70,37 +72,59 @@ pub enum GateError {
 }
 
 impl Registry {
-    /// Whether a manifest may be deployed: every gate of its repository is open.
-    pub async fn may_deploy(&self, repository: &RepositoryName, digest: Digest) -> Result<(), GateError> {
+    /// Whether a manifest may be deployed: every gate of its repository is open. What `by` is refused is
+    /// recorded.
+    pub async fn may_deploy(&self, repository: &RepositoryName, digest: Digest, by: &str) -> Result<(), GateError> {
         let gates: Vec<_> = self.gates.iter().filter(|gate| gate.repositories.covers(repository.as_str())).collect();
-        self.pass(repository, digest, &gates).await
+        self.pass("deploy", repository, digest, &gates, by).await
     }
 
     /// Whether somebody who may not push may pull a manifest. What carries signatures is let through: it is
     /// what a client needs to check them, and it cannot run.
-    pub(crate) async fn may_pull(&self, repository: &RepositoryName, manifest: &Manifest) -> Result<(), GateError> {
+    pub(crate) async fn may_pull(
+        &self,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+        by: &str,
+    ) -> Result<(), GateError> {
         let gates: Vec<_> =
             self.gates.iter().filter(|gate| gate.pull && gate.repositories.covers(repository.as_str())).collect();
         if gates.is_empty() || is_signature(manifest) {
             return Ok(());
         }
-        self.pass(repository, manifest.digest(), &gates).await
+        self.pass("pull", repository, manifest.digest(), &gates, by).await
     }
 
-    async fn pass(&self, repository: &RepositoryName, digest: Digest, gates: &[&Gate]) -> Result<(), GateError> {
+    async fn pass(
+        &self,
+        action: &str,
+        repository: &RepositoryName,
+        digest: Digest,
+        gates: &[&Gate],
+        by: &str,
+    ) -> Result<(), GateError> {
         if gates.is_empty() {
             return Ok(());
         }
         let (carriers, facts) = (self.carriers(repository, digest).await?, self.ledger.about(digest, FACTS).await?);
         let mut key = Hasher::new();
-        key.update(format!("{repository}@{digest} {facts:?} {carriers:?}").as_bytes());
+        // A pull asks fewer gates than a deployment.
+        key.update(format!("{action} {repository}@{digest} {facts:?} {carriers:?}").as_bytes());
         let key = key.finish();
         let missing = if let Some(missing) = self.verdicts.find(key) {
             missing
         } else {
             let evidence = self.evidence(&carriers, &facts).await?;
-            let mut missing: Vec<_> = gates.iter().flat_map(|gate| gate.demand.missing(digest, &evidence)).collect();
+            let by_gate = |gate: &&Gate| {
+                let missing = gate.demand.missing(digest, &evidence);
+                let name = format!("(gate `{}`)", gate.repositories);
+                missing.into_iter().map(move |what| format!("{what} {name}"))
+            };
+            let mut missing: Vec<_> = gates.iter().flat_map(by_gate).collect();
             missing.dedup();
+            if !missing.is_empty() {
+                self.record_refusal(&format!("{action} {repository}@{digest}"), digest, &missing, by).await;
+            }
             self.verdicts.keep(key, &missing);
             missing
         };
@@ -108,6 +132,40 @@ impl Registry {
             return Ok(());
         }
         Err(GateError::Closed { repository: repository.clone(), digest, missing })
+    }
+
+    /// Records that a gate stayed closed: once for what is missing, however often somebody asks, also between
+    /// servers and after a restart. The refusal holds even if this cannot be written.
+    async fn record_refusal(&self, object: &str, digest: Digest, missing: &[String], by: &str) {
+        let recorded = async {
+            let reason = format!("missing is {}", missing.join("; ")).chars().take(2000).collect();
+            let name = format!("rejection/{object}");
+            let head = self.ledger.chain_head(&name).await?;
+            if let Some(head) = &head {
+                let last =
+                    self.ledger.entry(head.index).await?.and_then(|entry| Statement::parse(&entry.statement).ok());
+                let last = last.and_then(|statement| statement.predicate().ok());
+                let is_same = matches!(&last, Some(Predicate::Rejection(last)) if last.reason == reason);
+                if is_same || head.sequence >= REFUSALS {
+                    return Ok(());
+                }
+            }
+            let rejection = Rejection { object: object.to_owned(), reason, by: by.to_owned() };
+            let fact = Fact {
+                role: Role::Control,
+                subject: vec![Subject { name: object.to_owned(), digest }],
+                predicate: Predicate::Rejection(rejection),
+                chain: Some(Chain { name, expect: Some(head.map_or(1, |head| head.sequence + 1)) }),
+            };
+            match self.ledger.append(vec![fact]).await {
+                // Somebody else was refused at the same moment.
+                Ok(_) | Err(AppendError::ChainMoved { .. }) => Ok(()),
+                Err(error) => Err(error),
+            }
+        };
+        if let Err(error) = recorded.await {
+            tracing::error!(%error, object, "a gate's refusal could not be recorded");
+        }
     }
 
     /// The manifests that may carry signatures of `digest`.

@@ -74,7 +74,7 @@ impl Platform {
                         say(format!("{name:<7} runs it already  {}", self.url(release, name).await));
                         continue;
                     }
-                    if let Err(problem) = self.check_signed(release).await {
+                    if let Err(problem) = self.check_signed(release, by).await {
                         say(format!("{name:<7} {}", problem.line()));
                         continue;
                     }
@@ -142,7 +142,7 @@ impl Platform {
         {
             return self.unchanged(project, environment, last.sequence, digest, &release).await;
         }
-        self.check_signed(&release).await?;
+        self.check_signed(&release, by).await?;
         let summary = self.record_decision(project, environment, &release, policy_digest, &decision).await?;
         if !decision.allowed {
             let mut problem = Problem::no(format!("cannot promote {} to {environment}", release.name()));
@@ -212,11 +212,11 @@ impl Platform {
 
     /// Every artifact is signed as the operator's gates ask. A rollback asks no gate: what it brings back
     /// has passed them.
-    async fn check_signed(&self, release: &Release) -> Result<(), Problem> {
+    async fn check_signed(&self, release: &Release, by: &str) -> Result<(), Problem> {
         for artifact in &release.artifacts {
             let repository = format!("{}/{}", release.project, artifact.name);
             let repository = repository.parse().map_err(|e| Problem::internal(format!("`{repository}`"), e))?;
-            match self.registry.may_deploy(&repository, artifact.digest).await {
+            match self.registry.may_deploy(&repository, artifact.digest, by).await {
                 Ok(()) => {}
                 Err(error @ adamant_registry::GateError::Closed { .. }) => {
                     return Err(Problem::no(format!("{} may not be deployed", release.name()))

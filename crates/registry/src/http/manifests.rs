@@ -31,7 +31,8 @@ impl Registry {
             Reference::Digest(digest) => digest.clone(),
         };
         if !asked.access.may_push(repository) && self.gates.iter().any(|gate| gate.pull) {
-            self.may_pull(repository, &self.manifest_named(&digest, bound).await?).await?;
+            let manifest = self.manifest_named(&digest, bound).await?;
+            self.may_pull(repository, &manifest, asked.access.actor()).await?;
         }
         let etag = match &reference {
             // What the conditions of a push are compared with.

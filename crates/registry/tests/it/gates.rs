@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use adamant_attest::{PublicKey, pae};
+use adamant_attest::predicate::{Predicate, Rejection};
+use adamant_attest::{PublicKey, Statement, pae};
 use adamant_digest::Digest;
 use adamant_oci::{Manifest, RepositoryName, media};
 use adamant_registry::{Access, Action, Demand, Gate, GateError, Rights};
+use adamant_store::Ledger as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -139,7 +141,7 @@ async fn attach(world: &World, subject: &Manifest, bundle: &Value) {
 }
 
 async fn is_open(world: &World, manifest: &Manifest) -> bool {
-    match world.registry.may_deploy(&shop(), manifest.digest()).await {
+    match world.registry.may_deploy(&shop(), manifest.digest(), "alice").await {
         Ok(()) => true,
         Err(GateError::Closed { missing, .. }) => {
             assert!(!missing.is_empty());
@@ -288,4 +290,134 @@ async fn a_pull_is_refused_with_what_is_missing() {
     push(&world, Some(&one), Some("posing"), &[(media::OCI_LAYER, b"layer".to_vec(), json!({}))]).await;
     world.allow(reader());
     world.get("/v2/shop/web/manifests/posing").await.fails(403, "DENIED");
+}
+
+#[tokio::test]
+async fn an_attestation_of_cosign_opens_the_gate() {
+    if !tools() {
+        return;
+    }
+    let (a, b, stranger) = (Signer::openssl(false), Signer::ssh(), Signer::openssl(true));
+    let kind = "application/vnd.dsse.envelope.v1+json";
+    // The envelope alone, with a statement of the first version: what cosign puts into `.att`.
+    let envelope = |signer: &Signer, predicate: &str, of: Digest| {
+        let statement = json!({
+            "_type": "https://in-toto.io/Statement/v0.1", "predicateType": predicate, "predicate": {"x": 1},
+            "subject": [{"name": "shop/web", "digest": {"sha256": of.hex()}}],
+        });
+        let payload = statement.to_string().into_bytes();
+        let signature = STANDARD.encode(signer.sign(&pae(&payload)));
+        let envelope = json!({
+            "payload": STANDARD.encode(&payload), "payloadType": "application/vnd.in-toto+json",
+            "signatures": [{"keyid": "", "sig": signature}],
+        });
+        (
+            kind,
+            envelope.to_string().into_bytes(),
+            json!({"predicateType": predicate, "dev.cosignproject.cosign/signature": ""}),
+        )
+    };
+    let world = World::guarded(&[gate(&[&a, &b], &[SLSA], 2)]).await;
+    let (one, two) = (image(&world, "1").await, image(&world, "2").await);
+    let tag = format!("sha256-{}.att", one.digest().hex());
+    // By somebody else; about another manifest; of another kind; and one that is right.
+    let mut layers = vec![
+        envelope(&stranger, SLSA, one.digest()),
+        envelope(&b, SLSA, two.digest()),
+        envelope(&b, "https://example.com/other/v1", one.digest()),
+        envelope(&a, SLSA, one.digest()),
+    ];
+    push(&world, None, Some(&tag), &layers).await;
+    assert!(!is_open(&world, &one).await);
+    // A second signer adds to the list.
+    layers.push(envelope(&b, SLSA, one.digest()));
+    push(&world, None, Some(&tag), &layers).await;
+    assert!(is_open(&world, &one).await);
+    assert!(!is_open(&world, &two).await);
+    // The list of one image says nothing of another.
+    push(&world, None, Some(&format!("sha256-{}.att", two.digest().hex())), &layers).await;
+    assert!(!is_open(&world, &two).await);
+}
+
+#[tokio::test]
+async fn an_open_gate_for_pulls_opens_none_for_deployments() {
+    if !tools() {
+        return;
+    }
+    let (a, b) = (Signer::openssl(false), Signer::openssl(false));
+    let deploys = Gate { pull: false, ..gate(&[&b], &[], 1) };
+    let world = World::guarded(&[gate(&[&a], &[], 1), deploys]).await;
+    let one = image(&world, "1").await;
+    attach(&world, &one, &a.bundle(SLSA, one.digest(), |_| {})).await;
+    world.allow(Access::known("reader", Rights::everywhere(&[Action::Pull])));
+    world.get("/v2/shop/web/manifests/1").await.expect(200);
+    assert!(!is_open(&world, &one).await);
+}
+
+async fn rejections(world: &World) -> Vec<Rejection> {
+    let mut found = Vec::new();
+    for entry in world.ledger.entries(0, usize::MAX).await.unwrap() {
+        if let Ok(Predicate::Rejection(rejection)) = Statement::parse(&entry.statement).unwrap().predicate() {
+            found.push(rejection);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_a_gate_refused_is_recorded_once() {
+    if !tools() {
+        return;
+    }
+    let (a, b) = (Signer::openssl(false), Signer::ssh());
+    let world = World::guarded(&[gate(&[&a, &b], &[], 2)]).await;
+    let (one, two) = (image(&world, "1").await, image(&world, "2").await);
+    let alice = || Access::known("alice", Rights::all());
+    let reader = || Access::known("reader", Rights::everywhere(&[Action::Pull]));
+    let pull = async |tag: &str| world.get(&format!("/v2/shop/web/manifests/{tag}")).await.fails(403, "DENIED");
+    world.allow(reader());
+    let before = world.ledger.size();
+    for _ in 0..3 {
+        pull("1").await;
+    }
+    assert_eq!(world.ledger.size(), before + 1);
+    for _ in 0..3 {
+        assert!(!is_open(&world, &one).await);
+    }
+    let found = rejections(&world).await;
+    let by: Vec<_> = found.iter().map(|one| one.by.as_str()).collect();
+    assert_eq!(by, ["reader", "alice"]);
+    for (action, rejection) in ["pull", "deploy"].iter().zip(&found) {
+        assert_eq!(rejection.object, format!("{action} shop/web@{}", one.digest()));
+        for part in ["a signature by 2 more", a.public.keyid(), b.public.keyid(), "gate `shop/*`"] {
+            assert!(rejection.reason.contains(part), "{part}: {}", rejection.reason);
+        }
+    }
+    assert!(!world.ledger.about(one.digest(), 99).await.unwrap().is_empty());
+    // Another manifest is another refusal, and so is another reason.
+    pull("2").await;
+    world.allow(alice());
+    attach(&world, &one, &a.bundle(SLSA, one.digest(), |_| {})).await;
+    world.allow(reader());
+    pull("1").await;
+    let found = rejections(&world).await;
+    assert_eq!(found.len(), 4);
+    assert_eq!(found[2].object, format!("pull shop/web@{}", two.digest()));
+    assert!(found[3].reason.contains("by 1 more") && !found[3].reason.contains(a.public.keyid()));
+}
+
+#[tokio::test]
+async fn servers_that_refuse_for_different_reasons_do_not_fill_the_log() {
+    if !tools() {
+        return;
+    }
+    let (a, b) = (Signer::openssl(false), Signer::openssl(false));
+    let world = World::guarded(&[gate(&[&a], &[], 1)]).await;
+    let one = image(&world, "1").await;
+    let other = world.guarded_beside(&[gate(&[&b], &[], 1)]).await;
+    for _ in 0..20 {
+        assert!(!is_open(&world, &one).await);
+        assert!(!is_open(&other, &one).await);
+    }
+    assert_eq!(rejections(&world).await.len(), 16);
 }

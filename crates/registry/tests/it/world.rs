@@ -108,9 +108,19 @@ impl World {
 
     /// Another server on the same ledger and blobs.
     pub(crate) async fn beside(&self, pointers: &[&str]) -> Self {
+        self.shared(|config| named(config, pointers)).await
+    }
+
+    /// The same, with demands of its own.
+    pub(crate) async fn guarded_beside(&self, gates: &[adamant_registry::Gate]) -> Self {
+        let gates = gates.to_vec();
+        self.shared(|config| config.gates = gates).await
+    }
+
+    async fn shared(&self, shape: impl FnOnce(&mut Config)) -> Self {
         let directory = TempDir::new().unwrap();
         std::os::unix::fs::symlink(self.directory.path().join("blobs"), directory.path().join("blobs")).unwrap();
-        Self::over(directory, self.ledger.clone(), Limits::default(), |config, _| named(config, pointers)).await
+        Self::over(directory, self.ledger.clone(), Limits::default(), |config, _| shape(config)).await
     }
 
     /// One whose operator demands signatures.
