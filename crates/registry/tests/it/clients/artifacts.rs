@@ -75,7 +75,7 @@ with open("file.txt", "w") as file:
 try:
     client.push(target=f"{target}:v1", files=["file.txt"], disable_path_validation=True)
 except Exception as error:
-    print(error)
+    print("refused:", error)
 else:
     sys.exit("a bound tag was bound again")
 print(digest)
@@ -98,7 +98,10 @@ async fn artifacts_of_oras() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let digest = bound(&world, "shop/oras", "v1").await;
     assert!(said.trim().ends_with("ok") && said.contains(&digest), "{said}");
-    // It prints the reason phrase of an answer and never its body.
-    assert!(said.contains("Conflict"), "{said}");
+    // It prints the status line of an answer and never its body.
+    let refused = said.lines().find(|line| line.starts_with("refused:")).unwrap();
+    for part in ["Conflict: `shop/oras:v1`", &digest, "by alice", "new tag"] {
+        assert!(refused.contains(part), "{part} is not in: {refused}");
+    }
     bound(&world, "copy/oras", "v1").await;
 }

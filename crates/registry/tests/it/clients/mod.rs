@@ -1,9 +1,15 @@
 //! Real clients: each pushes, pushes again without a write, pulls by tag and by digest, copies to
 //! another repository, lists tags where it can, and shows why a tag is refused. Those that are not
 //! installed, or forbidden here, are skipped by name.
+//!
+//! Tags are listed by skopeo (`list-tags`), podman (`search --list-tags`), oras in Python (`get_tags`) and
+//! as a command (`repo tags`), and crane (`ls`). The others have no command for it: docker's `search` asks
+//! another service, buildah and umoci know only what is on their machine, and ctr lists its own images.
 
 mod artifacts;
+mod cosign;
 mod engines;
+mod newer;
 
 use std::path::Path;
 use std::process::{Command, Output};
