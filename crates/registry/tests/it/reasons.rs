@@ -1,7 +1,9 @@
 //! The line that an answer begins with, for clients that print nothing else of it.
 
+use std::sync::Arc;
+
 use adamant_oci::media;
-use adamant_registry::{Access, Action, Rights};
+use adamant_registry::{Access, Action, Reserve, Rights};
 
 use crate::world::World;
 
@@ -36,4 +38,12 @@ async fn a_refusal_says_why_in_the_status_line() {
     assert!(refused.starts_with("HTTP/1.1 403 Forbidden: reader may not push to shop/web"), "{refused}");
     world.allow(Access::anonymous(Rights::none()));
     assert_eq!(line(&world, "GET", path, "", b"").await, "HTTP/1.1 401 Unauthorized");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_in_the_status_line() {
+    let reserve = Reserve { bytes: 1000, free: Arc::new(|| Ok(999)) };
+    let world = World::bounded(Vec::new(), Some(reserve)).await;
+    let refused = line(&world, "POST", "/v2/a/blobs/uploads/", "", b"").await;
+    assert!(refused.starts_with("HTTP/1.1 507 Insufficient Storage: ") && refused.contains("999"), "{refused}");
 }

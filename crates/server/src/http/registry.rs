@@ -181,3 +181,15 @@ fn failure(status: StatusCode, code: ErrorCode, message: &str) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_told_to_wait_reads_so_in_the_status_line() {
+        let response = too_many("requests", Duration::from_secs(4));
+        let reason = response.extensions().get::<hyper::ext::ReasonPhrase>().unwrap();
+        assert_eq!(reason.as_bytes(), b"Too Many Requests: too many requests: try again in 5 s");
+    }
+}
