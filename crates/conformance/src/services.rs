@@ -1,5 +1,6 @@
 //! Other people's servers, started by the test that needs them and stopped when dropped: an S3 store
 //! in memory and a PostgreSQL. `./test` installs both; where one is missing, a test says so by name.
+//! Any other S3 is named by `ADAMANT_TEST_S3`; `ceph-rgw` beside this crate starts one.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -75,18 +76,6 @@ impl Moto {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// Makes a bucket.
-    pub fn bucket(&self, name: &str) {
-        use std::io::{Read as _, Write as _};
-        let mut stream = TcpStream::connect(self.address()).expect("moto takes connections");
-        let host = self.address();
-        write!(stream, "PUT /{name} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            .expect("moto reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("moto answers");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-
     /// Its URL.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())
@@ -97,6 +86,50 @@ impl Drop for Moto {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// An S3 store for servers that are started as a user would: the one that `ADAMANT_TEST_S3` names, with
+/// the access key of the usual variables, or [`Moto`].
+#[derive(Debug)]
+pub struct S3 {
+    endpoint: String,
+    key: [(&'static str, String); 2],
+    _moto: Option<Moto>,
+}
+
+impl S3 {
+    /// Finds or starts one, or says that `test` is skipped.
+    pub fn start(test: &str) -> Option<Self> {
+        let named = std::env::var("ADAMANT_TEST_S3").ok();
+        let moto = if named.is_none() { Some(Moto::start(test)?) } else { None };
+        let endpoint = named.or_else(|| Some(moto.as_ref()?.endpoint()))?;
+        let of = |name: &'static str| (name, std::env::var(name).unwrap_or_else(|_| "test".to_owned()));
+        Some(Self { endpoint, key: [of("AWS_ACCESS_KEY_ID"), of("AWS_SECRET_ACCESS_KEY")], _moto: moto })
+    }
+
+    /// Its URL.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The access key as variables for a server.
+    pub fn key(&self) -> &[(&'static str, String); 2] {
+        &self.key
+    }
+
+    /// Makes a bucket if there is none by this name.
+    pub fn bucket(&self, name: &str) {
+        let region = std::env::var("AWS_DEFAULT_REGION").unwrap_or_else(|_| "us-east-1".to_owned());
+        let made = Command::new("curl")
+            .args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-X", "PUT", "--noproxy", "127.0.0.1"])
+            .args(["--user", &format!("{}:{}", self.key[0].1, self.key[1].1)])
+            .args(["--aws-sigv4", &format!("aws:amz:{region}:s3")])
+            .arg(format!("{}/{name}", self.endpoint.trim_end_matches('/')))
+            .output()
+            .expect("curl runs");
+        let status = String::from_utf8_lossy(&made.stdout);
+        assert!(matches!(&*status, "200" | "409"), "bucket {name}: {status}{}", String::from_utf8_lossy(&made.stderr));
     }
 }
 
@@ -111,6 +144,15 @@ pub struct Postgres {
 impl Postgres {
     /// Starts one, or says that `test` is skipped.
     pub fn start(test: &str) -> Option<Self> {
+        Self::start_by(test, None)
+    }
+
+    /// Starts one that takes TLS connections alone, with this certificate and key, both PEM.
+    pub fn start_with_tls(test: &str, certificate: &str, key: &str) -> Option<Self> {
+        Self::start_by(test, Some((certificate, key)))
+    }
+
+    fn start_by(test: &str, tls: Option<(&str, &str)>) -> Option<Self> {
         let Some(programs) = programs() else {
             skipped(test, "postgresql is not installed (./test --packages)");
             return None;
@@ -138,11 +180,28 @@ impl Postgres {
             "initdb: {}",
             std::fs::read_to_string(dir.path().join("initdb.log")).unwrap_or_default()
         );
+        if let Some((certificate, key)) = tls {
+            Self::take_tls_alone(&data, certificate, key);
+        }
         let port = free_port();
         let child = Self::spawn(&programs, dir.path(), port);
         let mut server = Self { child, port, dir };
         server.wait_until_ready();
         Some(server)
+    }
+
+    /// Its own tools come by the socket.
+    fn take_tls_alone(data: &Path, certificate: &str, key: &str) {
+        let write = |name: &str, text: &str| std::fs::write(data.join(name), text).expect("a file is written");
+        write("server.crt", certificate);
+        write("server.key", key);
+        std::fs::set_permissions(data.join("server.key"), std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        write("pg_hba.conf", "local all all trust\nhostssl all all all trust\n");
+        write("postgresql.auto.conf", "ssl = on\n");
+        if rustix::process::geteuid().is_root() {
+            let chown = Command::new("chown").arg("-R").arg("postgres").args([data]).status();
+            assert!(chown.expect("chown runs").success(), "there is a user postgres");
+        }
     }
 
     fn spawn(programs: &Path, dir: &Path, port: u16) -> Child {
@@ -178,7 +237,9 @@ impl Postgres {
         let programs = programs().expect("it was there before");
         let port = self.port.to_string();
         let made = Command::new(programs.join("createdb"))
-            .args(["-h", "127.0.0.1", "-p", &port, "-U", "adamant", name])
+            .arg("-h")
+            .arg(self.dir.path().join("data"))
+            .args(["-p", &port, "-U", "adamant", name])
             .status()
             .expect("createdb runs");
         assert!(made.success(), "createdb {name}");
@@ -208,6 +269,50 @@ impl Drop for Postgres {
         self.stop();
     }
 }
+
+/// An authority that certifies servers, made by `openssl`; all in PEM.
+#[derive(Debug)]
+pub struct Authority {
+    dir: tempfile::TempDir,
+}
+
+impl Authority {
+    /// A new one, or says that `test` is skipped.
+    pub fn new(test: &str) -> Option<Self> {
+        if Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_err() {
+            skipped(test, "openssl is not installed (./test --packages)");
+            return None;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let this = Self { dir };
+        let subject = ["-subj", "/CN=an authority", "-addext", "keyUsage=critical,keyCertSign"];
+        this.openssl(&[&["req", "-x509", "-days", "2", "-out", "ca.crt", "-keyout", "ca.key"], KEY, &subject].concat());
+        Some(this)
+    }
+
+    /// The file with its certificate.
+    pub fn file(&self) -> PathBuf {
+        self.dir.path().join("ca.crt")
+    }
+
+    /// Certificate and key of a server with `name`, as OpenSSL writes it: `DNS:localhost`.
+    pub fn certify(&self, name: &str) -> (String, String) {
+        let subject = ["-subj", "/CN=a server", "-addext", &format!("subjectAltName={name}")];
+        self.openssl(&[&["req", "-new", "-out", "csr", "-keyout", "key"], KEY, &subject].concat());
+        let by = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-copy_extensions", "copy"];
+        self.openssl(&[&["x509", "-req", "-days", "2", "-in", "csr", "-out", "crt"], &by[..]].concat());
+        let read = |name: &str| std::fs::read_to_string(self.dir.path().join(name)).expect("a PEM file");
+        (read("crt"), read("key"))
+    }
+
+    fn openssl(&self, arguments: &[&str]) {
+        let done = Command::new("openssl").args(arguments).current_dir(self.dir.path()).output().expect("openssl runs");
+        assert!(done.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+/// How `openssl req` makes a key.
+const KEY: &[&str] = &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
 
 /// Where the newest version's programs are.
 fn programs() -> Option<PathBuf> {

@@ -120,12 +120,19 @@ pub(crate) fn database(error: sqlx::Error) -> LedgerError {
     use sqlx::Error as E;
     let text = error.to_string();
     match error {
+        // Found while the connection is made, as an error of reading.
+        E::Io(_) | E::Tls(_) if text.contains("invalid peer certificate") => LedgerError::Unavailable(format!(
+            "{text}: the certificate must be for the host in the URL, from an authority of this system, \
+             in SSL_CERT_FILE or in the file that `sslrootcert` in the URL names"
+        )),
+        E::Tls(_) => LedgerError::Unavailable(format!(
+            "{text}: turn it on there, or write `sslmode=disable` into the URL if nobody can stand between"
+        )),
         E::Database(inner) => match inner.try_downcast_ref::<PgDatabaseError>() {
             Some(error) => postgres(error),
             None => sqlite(&*inner),
         },
         E::Io(_)
-        | E::Tls(_)
         | E::Protocol(_)
         | E::BeginFailed
         | E::PoolTimedOut

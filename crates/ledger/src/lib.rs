@@ -18,6 +18,7 @@ mod error;
 mod files;
 mod keys;
 mod open;
+mod place;
 mod plan;
 mod publish;
 mod read;

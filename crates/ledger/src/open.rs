@@ -14,7 +14,6 @@ use adamant_tlog::{Checkpoint, Note, NoteSigner, VerifierKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sqlx::ConnectOptions as _;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -22,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::db::{Conn, Options, Pool, Query};
 use crate::error::{OpenError, damaged};
 use crate::keys::{KEY_CHAIN, Keys, ROLES, TrustValues};
+use crate::place::postgres;
 use crate::schema::{self, Found};
 use crate::writer::{self, HeadRow, Job, MAX_WAITING_FACTS, Message, Writer};
 use crate::{files, read, rebuild};
@@ -33,17 +33,6 @@ pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 const BUSY: Duration = Duration::from_secs(10);
 /// Calls that may wait in the writer's queue; their facts are bounded by [`MAX_WAITING_FACTS`].
 const QUEUE: usize = MAX_WAITING_FACTS;
-/// What PostgreSQL is told about every session of ours, besides bounding its waits: a commit is
-/// durable before it is acknowledged, and a server of ours that hangs in a transaction does not hold
-/// up the others for long.
-const SESSION: [(&str, &str); 5] = [
-    ("synchronous_commit", "on"),
-    ("lock_timeout", "20s"),
-    ("idle_in_transaction_session_timeout", "15s"),
-    ("default_transaction_isolation", "read committed"),
-    ("client_connection_check_interval", "5s"),
-];
-
 /// A ledger in one SQLite file or in a PostgreSQL database. Dropping it lets queued appends finish in the background;
 /// [`SqlLedger::close`] waits for them.
 pub struct SqlLedger {
@@ -83,7 +72,7 @@ impl SqlLedger {
 
     /// Opens the ledger in the PostgreSQL database that `url` names, making its tables and first facts
     /// if there are none. Any number of servers may do so, with the same keys: they append one after the
-    /// other. TLS is used as `sslmode` in the URL says; by default if the server offers it.
+    /// other. Its certificate is verified, unless it is on this machine or `sslmode` in the URL is `disable`.
     pub async fn open_postgres(url: &str, keys: Keys, clock: Clock, origin: Option<String>) -> Result<Self, OpenError> {
         let (place, options) = postgres(url)?;
         Self::open_by(place, options.clone(), options, keys, clock, origin).await
@@ -324,19 +313,6 @@ fn options(path: &Path) -> SqliteConnectOptions {
 /// Options of a connection that cannot write.
 fn read_options(path: &Path) -> SqliteConnectOptions {
     options(path).read_only(true)
-}
-
-/// How to reach a PostgreSQL, and where that is in words without a password.
-fn postgres(url: &str) -> Result<(String, Options), OpenError> {
-    let bad = |reason: String| OpenError::BadUrl { reason };
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(bad("it does not begin with `postgres://`".to_owned()));
-    }
-    let options: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| bad(error.to_string()))?;
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    let place = format!("postgres://{}:{}/{database}", options.get_host(), options.get_port());
-    let options = options.application_name("adamant").options(SESSION).disable_statement_logging();
-    Ok((place, Options::Postgres(Box::new(options))))
 }
 
 /// Makes the file with a mode that keeps others out; SQLite's own files beside it follow it.

@@ -7,6 +7,7 @@ mod open;
 mod postgres;
 mod publish;
 mod tamper;
+mod tls;
 
 use std::path::Path;
 use std::sync::Arc;
