@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Barrier};
 
-use adamant_conformance::services::{Moto, Postgres};
+use adamant_conformance::services::{Postgres, S3};
 use adamant_digest::Digest;
 use serde_json::json;
 
@@ -26,9 +26,9 @@ fn manifest(mark: &str) -> Vec<u8> {
     serde_json::to_vec(&manifest).unwrap()
 }
 
-fn start(data: &Path) -> Server {
+fn start(data: &Path, s3: &S3) -> Server {
     let mut command = up(data, exe(), &["--anonymous-registry"]);
-    command.env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "secret");
+    command.envs(s3.key().clone());
     Server::of(Background::spawn(&mut command), data, exe())
 }
 
@@ -36,24 +36,26 @@ fn start(data: &Path) -> Server {
 /// upload belongs to the server it was begun on; the whole is sound when looked at from either.
 #[test]
 fn two_servers_on_one_database_and_bucket() {
-    let (Some(postgres), Some(moto)) = (Postgres::start(TEST), Moto::start(TEST)) else { return };
-    moto.bucket("artifacts");
+    let (Some(postgres), Some(s3)) = (Postgres::start(TEST), S3::start(TEST)) else { return };
+    s3.bucket("artifacts");
     let (first, second) = (fresh("first"), fresh("second"));
     let settings = format!(
-        "[database]\nurl = \"{}\"\n[blobs]\nurl = \"s3://artifacts/a\"\nendpoint = \"{}\"\npath-style = true\n",
+        "[database]\nurl = \"{}\"\n[blobs]\nurl = \"s3://artifacts/{}\"\nendpoint = \"{}\"\npath-style = true\n",
         postgres.database("adamant"),
-        moto.endpoint(),
+        // Of this run: a store that is named may hold what earlier ones left.
+        std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos(),
+        s3.endpoint(),
     );
     for data in [&first, &second] {
         std::fs::write(data.join("server.toml"), &settings).unwrap();
     }
-    let one = start(&first);
+    let one = start(&first, &s3);
     // Other keys are refused before they sign anything.
-    let refused = run(up(&second, exe(), &[]).env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "secret"));
+    let refused = run(up(&second, exe(), &[]).envs(s3.key().clone()));
     assert!(refused.code != 0 && refused.err.contains("copy that directory"), "{}", refused.err);
     std::fs::remove_dir_all(second.join("keys")).unwrap();
     assert_eq!(run(std::process::Command::new("cp").arg("-a").arg(first.join("keys")).arg(&second)).code, 0);
-    let two = start(&second);
+    let two = start(&second, &s3);
     let urls = [one.url.clone(), two.url.clone()];
     assert!(!first.join("adamant.db").exists() && !first.join("blobs").exists(), "nothing is kept beside");
 
@@ -100,11 +102,7 @@ fn two_servers_on_one_database_and_bucket() {
     assert_eq!(answer.status, 202, "{}", answer.text());
 
     for data in [&first, &second] {
-        let fsck = run(std::process::Command::new(exe())
-            .args(["fsck", "--data"])
-            .arg(data)
-            .env("AWS_ACCESS_KEY_ID", "id")
-            .env("AWS_SECRET_ACCESS_KEY", "secret"));
+        let fsck = run(std::process::Command::new(exe()).args(["fsck", "--data"]).arg(data).envs(s3.key().clone()));
         assert_eq!(fsck.code, 0, "{}{}", fsck.out, fsck.err);
     }
 }
