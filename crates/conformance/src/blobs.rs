@@ -214,6 +214,15 @@ async fn never_gives_wrong_bytes(store: &dyn BlobStore, damage: &impl Fn(Digest,
                     assert!(reader.bytes.read(&mut [0; 16]).await.is_err(), "an error stays an error");
                 }
             }
+            let about = format!("{size} bytes, {kind:?}");
+            assert_eq!(store.size(blob.digest()).await.expect("size"), None, "it is not here: {about}");
+            assert_eq!(store.touch(blob.digest()).await.expect("touch"), None, "nobody counts on it: {about}");
+            assert!(store.damaged().await.iter().any(|(of, _)| *of == blob.digest()), "it is told: {about}");
+            match store.open(blob.digest()).await {
+                Err(ReadBlobError::Corrupt { digest, .. }) => assert_eq!(digest, blob.digest()),
+                Err(other) => panic!("open of a blob that is known to be damaged ({about}) was {other:?}"),
+                Ok(_) => panic!("what is known to be wrong is not begun: {about}"),
+            }
         }
     }
 }

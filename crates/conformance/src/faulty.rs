@@ -161,6 +161,14 @@ impl<S: BlobStore> BlobStore for Faulty<S> {
             when.map_or(Ok(removed), |_| Err(fault()))
         })
     }
+
+    fn damaged(&self) -> BoxFuture<'_, Vec<(Digest, Digest)>> {
+        self.inner.damaged()
+    }
+
+    fn damages(&self) -> u64 {
+        self.inner.damages()
+    }
 }
 
 struct FaultyUpload {

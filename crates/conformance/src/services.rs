@@ -120,16 +120,36 @@ impl S3 {
 
     /// Makes a bucket if there is none by this name.
     pub fn bucket(&self, name: &str) {
-        let region = std::env::var("AWS_DEFAULT_REGION").unwrap_or_else(|_| "us-east-1".to_owned());
-        let made = Command::new("curl")
-            .args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-X", "PUT", "--noproxy", "127.0.0.1"])
-            .args(["--user", &format!("{}:{}", self.key[0].1, self.key[1].1)])
-            .args(["--aws-sigv4", &format!("aws:amz:{region}:s3")])
-            .arg(format!("{}/{name}", self.endpoint.trim_end_matches('/')))
-            .output()
-            .expect("curl runs");
+        let made = self.curl("PUT", name).args(["-w", "%{http_code}", "-o", "/dev/null"]).output().expect("curl runs");
         let status = String::from_utf8_lossy(&made.stdout);
         assert!(matches!(&*status, "200" | "409"), "bucket {name}: {status}{}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    /// What an object, `bucket/key`, holds.
+    pub fn object(&self, path: &str) -> Vec<u8> {
+        let got = self.curl("GET", path).arg("-f").output().expect("curl runs");
+        assert!(got.status.success(), "{path}: {}", String::from_utf8_lossy(&got.stderr));
+        got.stdout
+    }
+
+    /// Puts an object, behind the back of whoever keeps it there.
+    pub fn overwrite(&self, path: &str, bytes: &[u8]) {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        std::io::Write::write_all(&mut file, bytes).expect("a file is written");
+        let body = format!("@{}", file.path().display());
+        let put = self.curl("PUT", path).args(["-f", "--data-binary", &body]).output().expect("curl runs");
+        assert!(put.status.success(), "{path}: {}", String::from_utf8_lossy(&put.stderr));
+    }
+
+    fn curl(&self, method: &str, path: &str) -> Command {
+        let region = std::env::var("AWS_DEFAULT_REGION").unwrap_or_else(|_| "us-east-1".to_owned());
+        let mut command = Command::new("curl");
+        command
+            .args(["-sS", "-X", method, "--noproxy", "127.0.0.1"])
+            .args(["--user", &format!("{}:{}", self.key[0].1, self.key[1].1)])
+            .args(["--aws-sigv4", &format!("aws:amz:{region}:s3")])
+            .arg(format!("{}/{path}", self.endpoint.trim_end_matches('/')));
+        command
     }
 }
 

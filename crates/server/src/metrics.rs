@@ -139,8 +139,6 @@ impl Metrics {
     }
 
     pub(crate) async fn render(&self, platform: &Platform) -> String {
-        let (damaged, damages) =
-            platform.files.as_ref().map(|files| (files.damaged(), files.damages())).unwrap_or_default();
         let now = Now {
             entries: platform.facts.ledger.head().await.ok().map(|head| head.size),
             tasks: platform.tasks.len(),
@@ -149,8 +147,8 @@ impl Metrics {
             hooks: platform.hooks.iter().map(|hook| hook.counts()).collect(),
             collected: [&platform.collected.runs, &platform.collected.blobs, &platform.collected.bytes]
                 .map(|count| count.load(Ordering::Relaxed)),
-            damaged: damaged.len() as u64,
-            damages,
+            damaged: platform.store.damaged().await.len() as u64,
+            damages: platform.store.damages(),
             scrubbed: platform.scrubbed.load(Ordering::Relaxed),
             process: Process::read(),
         };

@@ -121,11 +121,9 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
         tasks.spawn(checks(Arc::clone(&platform), upstream.name.clone(), every, until(&stop)));
     }
     let mut packing = None;
-    if let Some(files) = &platform.files {
-        tasks.spawn(crate::scrub::scrub(Arc::clone(&platform), files.clone(), until(&stop)));
-        if platform.config.settings.store.deduplicate {
-            packing = Some(files.start_packing()?);
-        }
+    tasks.spawn(crate::scrub::scrub(Arc::clone(&platform), until(&stop)));
+    if let Some(files) = platform.files.as_ref().filter(|_| platform.config.settings.store.deduplicate) {
+        packing = Some(files.start_packing()?);
     }
     for hook in &platform.hooks {
         tasks.spawn(crate::webhooks::follow(Arc::clone(&platform), Arc::clone(hook), until(&stop)));

@@ -161,6 +161,12 @@ pub struct TlsSettings {
 }
 
 impl Settings {
+    /// How fast stored bytes are read again, in bytes per second; 0: not at all.
+    pub fn scrub_bytes_per_second(&self) -> u64 {
+        let default = if self.blobs.url.is_some() { 0 } else { 8 };
+        u64::from(self.store.scrub_mb_per_second.unwrap_or(default)) * 1_000_000
+    }
+
     /// Base URL of a server that listens on `address`.
     pub(crate) fn base_url(&self, address: std::net::SocketAddr) -> String {
         if let Some(url) = &self.server.url {
@@ -200,15 +206,16 @@ pub(crate) fn without_port(authority: &str) -> &str {
 pub struct StoreSettings {
     /// Large blobs that are like others are stored as what differs.
     pub deduplicate: bool,
-    /// How fast all blobs are read again and again to find damage, in MB per second; 0: not at all.
-    pub scrub_mb_per_second: u32,
+    /// How fast all blobs are read again and again to find damage, in MB per second; 0: not at all, the
+    /// default in a bucket, where reading costs money and the store looks after its bytes itself.
+    pub scrub_mb_per_second: Option<u32>,
     /// How long content that no name leads to stays after its last use.
     pub grace: Option<Grace>,
 }
 
 impl Default for StoreSettings {
     fn default() -> Self {
-        Self { deduplicate: true, scrub_mb_per_second: 8, grace: None }
+        Self { deduplicate: true, scrub_mb_per_second: None, grace: None }
     }
 }
 

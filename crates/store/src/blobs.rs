@@ -19,7 +19,7 @@ pub trait BlobStore: Send + Sync {
     /// A stream over the whole blob that fails before its last byte if the bytes do not hash to
     /// `digest`.
     fn open(&self, digest: Digest) -> BoxFuture<'_, Result<Reader, ReadBlobError>>;
-    /// Length in bytes, or `None` if it is not here. Does not read the content.
+    /// Length in bytes, or `None` if it is not here or known to be damaged. Does not read the content.
     fn size(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, ReadBlobError>>;
     /// Begins a blob of unknown digest and size.
     fn upload(&self) -> BoxFuture<'_, Result<Box<dyn Upload>, WriteBlobError>>;
@@ -34,7 +34,7 @@ pub trait BlobStore: Send + Sync {
     /// Sha512 digests greater than `after` that something is remembered for, sorted, at most `limit`.
     fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, std::io::Result<Vec<Sha512>>>;
     /// Says that somebody counts on `digest` from now on, and gives its length in bytes; `None` if it
-    /// is not here. `put` and the `finish` of an upload say so by themselves, also of a blob that they
+    /// is not here or known to be damaged. `put` and the `finish` of an upload say so by themselves, also of a blob that they
     /// find in place. May lag behind by an hour after a loss of power.
     fn touch(&self, digest: Digest) -> BoxFuture<'_, std::io::Result<Option<u64>>>;
     /// When somebody last counted on `digest`, by the clock of the storage; `None` if it is not here.
@@ -44,6 +44,12 @@ pub trait BlobStore: Send + Sync {
     /// stays, and the answer is false: in one process no `put`, `finish` or `touch` that was
     /// acknowledged before or meanwhile loses its blob. Who is reading it reads on to its end.
     fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, std::io::Result<bool>>;
+    /// Blobs that are known to be damaged and were not healed, with what their bytes hash to, in order.
+    /// A store remembers them over restarts, and nobody is told that it has them: whoever asks before a
+    /// push sends the right bytes.
+    fn damaged(&self) -> BoxFuture<'_, Vec<(Digest, Digest)>>;
+    /// Blobs found wrong since the store was opened.
+    fn damages(&self) -> u64;
 }
 
 /// A blob that is still arriving. Dropping it discards what arrived.

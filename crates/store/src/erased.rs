@@ -159,6 +159,14 @@ impl BlobStore for WithoutErased {
     fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, std::io::Result<bool>> {
         self.inner.remove(digest, idle_since)
     }
+
+    fn damaged(&self) -> BoxFuture<'_, Vec<(Digest, Digest)>> {
+        self.inner.damaged()
+    }
+
+    fn damages(&self) -> u64 {
+        self.inner.damages()
+    }
 }
 
 impl Upload for GuardedUpload {

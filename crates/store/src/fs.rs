@@ -144,16 +144,6 @@ impl FsBlobs {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Blobs that are known to be damaged and were not healed, with what their bytes hash to, in order.
-    pub fn damaged(&self) -> Vec<(Digest, Digest)> {
-        self.0.quarantine.all()
-    }
-
-    /// Blobs found wrong since this store was opened.
-    pub fn damages(&self) -> u64 {
-        self.0.quarantine.count()
-    }
-
     /// Files of wrong bytes that were moved aside and are kept, oldest first, with the blob or pieces
     /// they were taken for.
     pub fn aside(&self) -> io::Result<Vec<(PathBuf, Digest)>> {
@@ -428,6 +418,14 @@ impl BlobStore for FsBlobs {
     fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, io::Result<bool>> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move { blocking(move || remove::remove(&inner, digest, idle_since)).await.flatten() })
+    }
+
+    fn damaged(&self) -> BoxFuture<'_, Vec<(Digest, Digest)>> {
+        Box::pin(std::future::ready(self.0.quarantine.all()))
+    }
+
+    fn damages(&self) -> u64 {
+        self.0.quarantine.count()
     }
 }
 

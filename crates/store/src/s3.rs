@@ -1,5 +1,6 @@
 //! Blobs in an S3 bucket: `<prefix>/sha256/<64 hex digits>`, and for a sha512 an object
-//! `<prefix>/sha512/<128 hex digits>` that holds the sha256 of the same bytes.
+//! `<prefix>/sha512/<128 hex digits>` that holds the sha256 of the same bytes. Damaged bytes are marked
+//! (see `damage`).
 //!
 //! Nothing here rests on conditional requests, which stores answer differently. A name is a digest
 //! and only checked bytes are ever put under it, so two servers that write it at once write the
@@ -10,6 +11,7 @@
 //! and no other server has to clean up. Every request has a limit on its waits and a bounded number
 //! of tries with growing, jittered pauses; a read that breaks off goes on where it was.
 
+mod damage;
 mod reader;
 mod requests;
 mod settings;
@@ -25,6 +27,7 @@ use adamant_digest::{Digest, DigestMismatch, Sha512, Verified};
 use bytes::Bytes;
 
 use crate::{BlobStore, BoxFuture, MAX_GET_BYTES, ReadBlobError, Reader, Upload, WriteBlobError};
+use damage::Damage;
 use reader::{Broken, Checked};
 use requests::Requests;
 pub use settings::{S3Credentials, S3Settings, S3SettingsError};
@@ -48,17 +51,29 @@ struct Inner {
     spool: PathBuf,
     /// Taken for writing by who removes a name, for reading by who says that it is used.
     names: tokio::sync::RwLock<()>,
+    damage: Damage,
+}
+
+/// What lies under a name, compared with the right bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// Exactly these.
+    Right,
+    /// Others, or some that cannot be read.
+    Wrong,
+    Nothing,
 }
 
 impl S3Blobs {
-    /// Opens the store and asks the bucket once, so that a wrong setting is found at the start.
+    /// Opens the store and asks the bucket what is damaged, so that a wrong setting is found at the start.
     /// `spool` is a local directory for what is arriving; it is made if it is not there.
     pub async fn open(settings: S3Settings, spool: PathBuf) -> io::Result<Self> {
         let made = spool.clone();
         blocking(move || std::fs::create_dir_all(made)).await??;
         let requests = Requests::new(settings)?;
-        let store = Self(Arc::new(Inner { requests, spool, names: tokio::sync::RwLock::default() }));
-        store.0.keys("sha256/", None, 1).await?;
+        let (names, damage) = (tokio::sync::RwLock::default(), Damage::default());
+        let store = Self(Arc::new(Inner { requests, spool, names, damage }));
+        store.0.look().await?;
         Ok(store)
     }
 
@@ -78,7 +93,8 @@ fn alias_key(other: Sha512) -> String {
 }
 
 impl Inner {
-    fn corrupt(&self, source: DigestMismatch) -> ReadBlobError {
+    async fn corrupt(&self, source: DigestMismatch) -> ReadBlobError {
+        self.mark(&source).await;
         let digest = source.expected;
         let path = PathBuf::from(self.requests.location(&blob_key(digest)));
         tracing::error!(%digest, found = %source.found, path = %path.display(), "blob is damaged");
@@ -89,30 +105,38 @@ impl Inner {
     /// tags of entities say nothing about damage.
     async fn keep(&self, digest: Digest, source: &Source) -> io::Result<()> {
         let key = blob_key(digest);
-        if self.holds(&key, source).await && self.touch(digest).await?.is_some() {
+        let held = self.held(&key, source).await;
+        if held == Held::Right && self.use_now(digest).await?.is_some() {
+            if self.damage.contains(digest) {
+                self.unmark(digest).await?;
+            }
             return Ok(());
         }
-        self.requests.put(&key, source, Some(digest)).await
+        self.requests.put(&key, source, Some(digest)).await?;
+        if held == Held::Wrong || self.damage.contains(digest) { self.unmark(digest).await } else { Ok(()) }
     }
 
-    /// Whether the object holds exactly these bytes. One that cannot be read counts as damaged.
-    async fn holds(&self, key: &str, source: &Source) -> bool {
-        let Ok(Some(mut found)) = self.requests.get(key, 0).await else { return false };
+    async fn held(&self, key: &str, source: &Source) -> Held {
+        let mut found = match self.requests.get(key, 0).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Held::Nothing,
+            Err(_) => return Held::Wrong,
+        };
         if found.content_length() != Some(source.len()) {
-            return false;
+            return Held::Wrong;
         }
         let mut at = 0;
         while let Ok(Some(chunk)) = found.chunk().await {
             let length = chunk.len() as u64;
             if at + length > source.len() {
-                return false;
+                return Held::Wrong;
             }
             match source.read(at, chunk.len()).await {
                 Ok(here) if here == chunk => at += length,
-                _ => return false,
+                _ => return Held::Wrong,
             }
         }
-        at == source.len()
+        if at == source.len() { Held::Right } else { Held::Wrong }
     }
 
     async fn get(self: &Arc<Self>, digest: Digest) -> Result<Verified, ReadBlobError> {
@@ -130,11 +154,43 @@ impl Inner {
         loop {
             match checked.next().await {
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-                Ok(None) => return Verified::check(digest, bytes).map_err(|source| self.corrupt(source)),
-                Err(Broken::Mismatch(source)) => return Err(self.corrupt(source)),
+                Ok(None) => break,
+                Err(Broken::Mismatch(source)) => return Err(self.corrupt(source).await),
                 Err(Broken::Io(source)) => return Err(ReadBlobError::Io { digest, source }),
             }
         }
+        match Verified::check(digest, bytes) {
+            Ok(right) => self.healed(digest).await.map(|()| right),
+            Err(source) => Err(self.corrupt(source).await),
+        }
+    }
+
+    /// What was read to its end is right.
+    async fn healed(&self, digest: Digest) -> Result<(), ReadBlobError> {
+        if !self.damage.contains(digest) {
+            return Ok(());
+        }
+        self.unmark(digest).await.map_err(|source| ReadBlobError::Io { digest, source })
+    }
+
+    /// Reads a blob that is known to be damaged to its end: somebody may have healed it.
+    async fn check_again(self: &Arc<Self>, digest: Digest) -> Result<(), ReadBlobError> {
+        let mut checked = self.checked(digest).await?;
+        loop {
+            match checked.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return self.healed(digest).await,
+                Err(Broken::Mismatch(source)) => return Err(self.corrupt(source).await),
+                Err(Broken::Io(source)) => return Err(ReadBlobError::Io { digest, source }),
+            }
+        }
+    }
+
+    async fn size(&self, digest: Digest) -> io::Result<Option<u64>> {
+        if self.is_damaged(digest).await? {
+            return Ok(None);
+        }
+        Ok(self.requests.head(&blob_key(digest)).await?.map(|found| found.size))
     }
 
     async fn checked(self: &Arc<Self>, digest: Digest) -> Result<Checked, ReadBlobError> {
@@ -194,6 +250,11 @@ impl BlobStore for S3Blobs {
         Box::pin(async move {
             let checked = self.0.checked(digest).await?;
             if checked.size() > SMALL_BYTES {
+                if self.0.damage.contains(digest) {
+                    drop(checked);
+                    self.0.check_again(digest).await?;
+                    return Ok(self.0.checked(digest).await?.into_reader());
+                }
                 return Ok(checked.into_reader());
             }
             let bytes = self.0.collect(digest, checked).await?.into_bytes();
@@ -202,10 +263,7 @@ impl BlobStore for S3Blobs {
     }
 
     fn size(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, ReadBlobError>> {
-        Box::pin(async move {
-            let found = self.0.requests.head(&blob_key(digest)).await;
-            found.map(|found| found.map(|found| found.size)).map_err(|source| ReadBlobError::Io { digest, source })
-        })
+        Box::pin(async move { self.0.size(digest).await.map_err(|source| ReadBlobError::Io { digest, source }) })
     }
 
     fn upload(&self) -> BoxFuture<'_, Result<Box<dyn Upload>, WriteBlobError>> {
@@ -243,6 +301,14 @@ impl BlobStore for S3Blobs {
 
     fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, io::Result<bool>> {
         Box::pin(self.0.remove(digest, idle_since))
+    }
+
+    fn damaged(&self) -> BoxFuture<'_, Vec<(Digest, Digest)>> {
+        Box::pin(self.0.damaged())
+    }
+
+    fn damages(&self) -> u64 {
+        self.0.damage.count()
     }
 }
 

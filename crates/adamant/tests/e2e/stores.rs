@@ -6,9 +6,10 @@ use std::sync::{Arc, Barrier};
 use adamant_conformance::services::{Postgres, S3};
 use adamant_digest::Digest;
 use serde_json::json;
+use sqlx::Connection as _;
 
 use crate::client::{Ask, Connection};
-use crate::process::{Background, run};
+use crate::process::{Background, run, wait_for};
 use crate::template::exe;
 use crate::world::{Server, fresh, up};
 
@@ -32,31 +33,52 @@ fn start(data: &Path, s3: &S3) -> Server {
     Server::of(Background::spawn(&mut command), data, exe())
 }
 
+/// Two data directories with the same keys over one database and one prefix of a bucket, each with a
+/// running server.
+struct Pair {
+    data: [std::path::PathBuf; 2],
+    servers: [Server; 2],
+    database: String,
+    /// Bucket and prefix.
+    place: String,
+}
+
+impl Pair {
+    /// `more` are further settings of the first one.
+    fn start(postgres: &Postgres, s3: &S3, more: &str) -> Self {
+        s3.bucket("artifacts");
+        // Of this run: a store that is named may hold what earlier ones left.
+        let place = format!("artifacts/{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos());
+        let (first, second) = (fresh("first"), fresh("second"));
+        let database = postgres.database("adamant");
+        let settings = format!(
+            "[database]\nurl = \"{database}\"\n[blobs]\nurl = \"s3://{place}\"\nendpoint = \"{}\"\npath-style = true\n",
+            s3.endpoint(),
+        );
+        std::fs::write(first.join("server.toml"), format!("{settings}{more}")).unwrap();
+        std::fs::write(second.join("server.toml"), settings).unwrap();
+        let one = start(&first, s3);
+        // Other keys are refused before they sign anything.
+        let refused = run(up(&second, exe(), &[]).envs(s3.key().clone()));
+        assert!(refused.code != 0 && refused.err.contains("copy that directory"), "{}", refused.err);
+        std::fs::remove_dir_all(second.join("keys")).unwrap();
+        assert_eq!(run(std::process::Command::new("cp").arg("-a").arg(first.join("keys")).arg(&second)).code, 0);
+        let two = start(&second, s3);
+        Self { data: [first, second], servers: [one, two], database, place }
+    }
+
+    fn urls(&self) -> [String; 2] {
+        [self.servers[0].url.clone(), self.servers[1].url.clone()]
+    }
+}
+
 /// A tag raced over both servers is bound once; what is pushed to one is pulled from the other; an
 /// upload belongs to the server it was begun on; the whole is sound when looked at from either.
 #[test]
 fn two_servers_on_one_database_and_bucket() {
     let (Some(postgres), Some(s3)) = (Postgres::start(TEST), S3::start(TEST)) else { return };
-    s3.bucket("artifacts");
-    let (first, second) = (fresh("first"), fresh("second"));
-    let settings = format!(
-        "[database]\nurl = \"{}\"\n[blobs]\nurl = \"s3://artifacts/{}\"\nendpoint = \"{}\"\npath-style = true\n",
-        postgres.database("adamant"),
-        // Of this run: a store that is named may hold what earlier ones left.
-        std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos(),
-        s3.endpoint(),
-    );
-    for data in [&first, &second] {
-        std::fs::write(data.join("server.toml"), &settings).unwrap();
-    }
-    let one = start(&first, &s3);
-    // Other keys are refused before they sign anything.
-    let refused = run(up(&second, exe(), &[]).envs(s3.key().clone()));
-    assert!(refused.code != 0 && refused.err.contains("copy that directory"), "{}", refused.err);
-    std::fs::remove_dir_all(second.join("keys")).unwrap();
-    assert_eq!(run(std::process::Command::new("cp").arg("-a").arg(first.join("keys")).arg(&second)).code, 0);
-    let two = start(&second, &s3);
-    let urls = [one.url.clone(), two.url.clone()];
+    let pair = Pair::start(&postgres, &s3, "");
+    let (urls, [first, second]) = (pair.urls(), &pair.data);
     assert!(!first.join("adamant.db").exists() && !first.join("blobs").exists(), "nothing is kept beside");
 
     let path = format!("/v2/race/one/blobs/uploads/?digest={}", Digest::of(b"{}"));
@@ -98,11 +120,76 @@ fn two_servers_on_one_database_and_bucket() {
     let answer = Ask::new("PATCH", there).body("application/octet-stream", b"x").send(&urls[1]).unwrap();
     assert_eq!(answer.status, 404, "{}", answer.text());
     assert!(answer.text().contains("BLOB_UPLOAD_UNKNOWN"), "{}", answer.text());
+    assert!(answer.text().contains("another server began it; start again"), "{}", answer.text());
     let answer = Ask::new("PATCH", there).body("application/octet-stream", b"x").send(&urls[0]).unwrap();
     assert_eq!(answer.status, 202, "{}", answer.text());
 
-    for data in [&first, &second] {
+    for data in [first, second] {
         let fsck = run(std::process::Command::new(exe()).args(["fsck", "--data"]).arg(data).envs(s3.key().clone()));
         assert_eq!(fsck.code, 0, "{}{}", fsck.out, fsck.err);
     }
+}
+
+/// What the chain `damage` says: of which digest, in which state, how.
+fn damages(database: &str) -> Vec<(String, String, String)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let statements: Vec<Vec<u8>> = runtime.block_on(async {
+        let mut connection = sqlx::PgConnection::connect(database).await.unwrap();
+        sqlx::query_scalar("SELECT statement FROM entries ORDER BY idx").fetch_all(&mut connection).await.unwrap()
+    });
+    let parsed = statements.iter().map(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).unwrap());
+    let damages = parsed.filter(|of| of["predicateType"] == "https://adamant.dev/predicate/damage/v1");
+    let text = |of: &serde_json::Value, key: &str| of["predicate"][key].as_str().unwrap().to_owned();
+    damages.map(|of| (text(&of, "digest"), text(&of, "state"), text(&of, "how"))).collect()
+}
+
+/// Wrong bytes in a bucket: found by the scrub of one server, refused by both, told once, and healed by
+/// a push to the other.
+#[test]
+fn damage_in_a_bucket_is_known_to_both_servers_and_healed_over_either() {
+    const TEST: &str = "damage_in_a_bucket_is_known_to_both_servers_and_healed_over_either";
+    let (Some(postgres), Some(s3)) = (Postgres::start(TEST), S3::start(TEST)) else { return };
+    let mut pair = Pair::start(&postgres, &s3, "[store]\nscrub-mb-per-second = 1000\n");
+    let bytes: Vec<u8> = (0..60_000_u32).flat_map(|n| *Digest::of(&n.to_le_bytes()).as_bytes()).collect();
+    let digest = Digest::of(&bytes);
+    let push = |url: &str| {
+        let path = format!("/v2/a/blobs/uploads/?digest={digest}");
+        Ask::new("POST", &path).body("application/octet-stream", &bytes).send(url).unwrap().expect(201);
+    };
+    let ask = |method: &str, url: &str| Ask::new(method, &format!("/v2/a/blobs/{digest}")).send(url).unwrap();
+    push(&pair.servers[1].url);
+    for url in pair.urls() {
+        assert_eq!(ask("GET", &url).expect(200).body, bytes);
+    }
+    for server in &mut pair.servers {
+        server.stop();
+    }
+    let object = format!("{}/sha256/{}", pair.place, digest.hex());
+    let mut wrong = s3.object(&object);
+    wrong[1_000_000] ^= 1;
+    s3.overwrite(&object, &wrong);
+
+    pair.servers[0] = start(&pair.data[0], &s3);
+    let fact = |state: &str, how: &str| (digest.to_string(), state.to_owned(), how.to_owned());
+    let found = || Some(damages(&pair.database)).filter(|facts| !facts.is_empty());
+    assert_eq!(wait_for("the damage is recorded", found), [fact("found", "scrub")]);
+    // Known to a server that never read it.
+    pair.servers[1] = start(&pair.data[1], &s3);
+    for url in pair.urls() {
+        assert_eq!(ask("HEAD", &url).status, 404, "so that clients send it again");
+        assert_eq!(ask("GET", &url).status, 500);
+        let metrics = Ask::new("GET", "/metrics").send(&url).unwrap().text();
+        assert!(metrics.contains("adamant_blobs_damaged 1\n"), "{metrics}");
+    }
+
+    push(&pair.servers[1].url);
+    for url in pair.urls() {
+        assert_eq!(ask("HEAD", &url).status, 200);
+        assert_eq!(ask("GET", &url).expect(200).body, bytes);
+    }
+    let healed = || Some(damages(&pair.database)).filter(|facts| facts.len() > 1);
+    assert_eq!(wait_for("the healing is recorded", healed), [fact("found", "scrub"), fact("healed", "read")]);
+    // Time for both servers to look again: one damage and one healing are told once.
+    std::thread::sleep(std::time::Duration::from_secs(12));
+    assert_eq!(damages(&pair.database).len(), 2, "{:?}", damages(&pair.database));
 }

@@ -97,6 +97,15 @@ impl BlobStore for Memory {
         let gone = !blobs.contains_key(&digest);
         Box::pin(async move { Ok(gone) })
     }
+
+    // Memory is not damaged.
+    fn damaged(&self) -> BoxFuture<'_, Vec<(Digest, Digest)>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn damages(&self) -> u64 {
+        0
+    }
 }
 
 impl Upload for Partial {

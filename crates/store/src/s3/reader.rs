@@ -119,7 +119,7 @@ impl Checked {
                 Ok(Some(chunk)) => Ok(chunk),
                 Ok(None) => return None,
                 Err(Broken::Mismatch(source)) => {
-                    Err(io::Error::new(io::ErrorKind::InvalidData, checked.store.corrupt(source)))
+                    Err(io::Error::new(io::ErrorKind::InvalidData, checked.store.corrupt(source).await))
                 }
                 Err(Broken::Io(error)) => Err(error),
             };

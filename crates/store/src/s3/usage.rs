@@ -31,8 +31,13 @@ fn names_of(digest: Digest) -> String {
 }
 
 impl Inner {
-    /// Says that the blob is used, and gives its length; `None` if it is not here.
+    /// Says that the blob is used, and gives its length; `None` if it is not here or damaged.
     pub(super) async fn touch(&self, digest: Digest) -> io::Result<Option<u64>> {
+        if self.is_damaged(digest).await? { Ok(None) } else { self.use_now(digest).await }
+    }
+
+    /// The same of a blob whose bytes were just compared.
+    pub(super) async fn use_now(&self, digest: Digest) -> io::Result<Option<u64>> {
         let _names = self.names.read().await;
         let Some(found) = self.requests.head(&blob_key(digest)).await? else { return Ok(None) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
@@ -71,6 +76,9 @@ impl Inner {
         }
         self.requests.delete(&blob_key(digest)).await?;
         self.requests.delete(&use_key(digest)).await?;
+        if self.damage.contains(digest) {
+            self.unmark(digest).await?;
+        }
         Ok(true)
     }
 

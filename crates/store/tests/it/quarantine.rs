@@ -31,13 +31,13 @@ async fn known_damage_is_no_blob_for_whoever_asks_and_outlives_the_process() {
             }
             assert!(matches!(store.open(digest).await, Err(ReadBlobError::Corrupt { .. })));
             assert_eq!(store.touch(digest).await.unwrap(), None);
-            assert_eq!(store.damaged(), [(digest, wrong)]);
+            assert_eq!(store.damaged().await, [(digest, wrong)]);
         }
         store.put(&blob).await.unwrap();
-        assert_eq!((store.damaged(), store.damages()), (vec![], 1));
+        assert_eq!((store.damaged().await, store.damages()), (vec![], 1));
         assert_eq!(store.get(digest).await.unwrap(), blob);
         for again in [FsBlobs::open(dir.path()).unwrap(), FsBlobs::observe(dir.path()).unwrap()] {
-            assert_eq!((again.damaged(), again.size(digest).await.unwrap()), (vec![], Some(size as u64)));
+            assert_eq!((again.damaged().await, again.size(digest).await.unwrap()), (vec![], Some(size as u64)));
             assert_eq!(again.aside().unwrap().iter().map(|(_, of)| *of).collect::<Vec<_>>(), [digest]);
         }
         // The bad bytes of an erased blob go as well.
@@ -68,5 +68,5 @@ async fn what_is_kept_aside_is_bounded() {
         damage(&store.path(blob.digest()), Damage::Truncate(1));
         assert!(store.get(blob.digest()).await.is_err());
     }
-    assert_eq!((aside(dir.path()), store.damaged().len()), (100, 110));
+    assert_eq!((aside(dir.path()), store.damaged().await.len()), (100, 110));
 }

@@ -126,6 +126,7 @@ async fn conforms_on_the_store_that_is_named() {
     let place = Place::new(endpoint, "adamant-conformance").await;
     conforms_at(&place).await;
     large(&place).await;
+    marks(&place).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,4 +250,62 @@ async fn a_read_that_breaks_off_goes_on() {
     let mut reader = store.open(blob.digest()).await.unwrap();
     let error = reader.bytes.read_to_end(&mut Vec::new()).await.unwrap_err().to_string();
     assert!(error.contains("broke off") && error.contains("s3://broken/"), "{error}");
+}
+
+/// What one server finds damaged, no server that is asked afterwards, or started, counts on; whoever has
+/// the right bytes heals it for all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_marked_for_every_server_until_it_is_healed() {
+    let Some(moto) = Moto::start("store s3::damage_is_marked_for_every_server_until_it_is_healed") else { return };
+    marks(&Place::new(moto.endpoint(), "marks").await).await;
+}
+
+async fn marks(place: &Place) {
+    for size in [1_000, 3_000_000] {
+        let (one, two) = (place.open().await, place.open().await);
+        let bytes = sample(size as u64, size);
+        let blob = Verified::hash(bytes.clone());
+        let digest = blob.digest();
+        let mut wrong = bytes;
+        wrong[7] ^= 1;
+        let expected = [(digest, Digest::of(&wrong))];
+        one.put(&blob).await.unwrap();
+        place.damage(digest, Damage::Flip(7));
+
+        assert!(matches!(one.get(digest).await, Err(ReadBlobError::Corrupt { .. })));
+        let three = place.open().await;
+        for store in [&one, &three] {
+            assert_eq!(store.damaged().await, expected);
+            assert_eq!((store.size(digest).await.unwrap(), store.touch(digest).await.unwrap()), (None, None));
+            assert!(matches!(store.open(digest).await, Err(ReadBlobError::Corrupt { .. })), "{size} bytes");
+        }
+        assert_eq!((one.damages(), three.damages()), (1, 0), "counted where it was found");
+
+        // Over a server that knew nothing.
+        two.put(&blob).await.unwrap();
+        for store in [&one, &two, &three] {
+            assert_eq!(store.size(digest).await.unwrap(), Some(size as u64));
+            assert_eq!(store.get(digest).await.unwrap().bytes(), blob.bytes());
+            assert_eq!(store.damaged().await, []);
+        }
+        assert_eq!(place.open().await.damaged().await, [], "and it is no damage after a start");
+
+        // Beside the servers: whoever reads it notices.
+        place.damage(digest, Damage::Flip(7));
+        if let Ok(mut reader) = one.open(digest).await {
+            reader.bytes.read_to_end(&mut Vec::new()).await.unwrap_err();
+        }
+        assert_eq!(one.size(digest).await.unwrap(), None);
+        place.damage(digest, Damage::Flip(7));
+        let mut found = Vec::new();
+        place.open().await.open(digest).await.unwrap().bytes.read_to_end(&mut found).await.unwrap();
+        assert!(found == blob.bytes());
+        assert_eq!(one.size(digest).await.unwrap(), Some(size as u64));
+
+        // What is removed is no damage.
+        place.damage(digest, Damage::Flip(7));
+        assert!(matches!(one.get(digest).await, Err(ReadBlobError::Corrupt { .. })));
+        assert!(one.remove(digest, None).await.unwrap());
+        assert_eq!(place.open().await.damaged().await, []);
+    }
 }
