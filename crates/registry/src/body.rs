@@ -1,6 +1,5 @@
 //! Bodies, in and out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use adamant_digest::Digest;
@@ -11,7 +10,6 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tokio_util::io::ReaderStream;
 
-use crate::damaged::Damaged;
 use crate::registry::Second;
 
 /// The body of a response. An error ends the connection before the announced length.
@@ -189,15 +187,8 @@ pub(crate) fn checked(
     digest: Digest,
     second: Second,
     reader: Reader,
-    damaged: Arc<Damaged>,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    let source = ReaderStream::with_capacity(reader.bytes, CHUNK).map(move |item| {
-        item.inspect_err(|error| {
-            if error.kind() == std::io::ErrorKind::InvalidData {
-                damaged.insert(digest);
-            }
-        })
-    });
+    let source = ReaderStream::with_capacity(reader.bytes, CHUNK);
     // One chunk is held back until the next one, or the end, has come and is right.
     stream::try_unfold((source, Some(second), None), move |(mut source, mut second, mut held)| async move {
         while let Some(chunk) = source.next().await.transpose()? {

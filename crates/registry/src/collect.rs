@@ -113,7 +113,12 @@ impl Registry {
 
         candidates.retain(|digest| !run.is_marked(*digest));
         for digest in candidates {
-            let Some(size) = self.blobs.size(digest).await? else { continue };
+            let size = match self.blobs.size(digest).await? {
+                Some(size) => size,
+                // Damaged bytes that lie there go like others.
+                None if self.blobs.used(digest).await?.is_some() => 0,
+                None => continue,
+            };
             if !dry && !self.blobs.remove(digest, Some(idle_since)).await? {
                 collected.used_meanwhile += 1;
                 continue;
@@ -121,7 +126,6 @@ impl Registry {
             collected.removed += 1;
             collected.bytes += size;
             if !dry {
-                self.damaged.remove(digest);
                 tracing::info!(%digest, size, "collected a blob that nothing names");
             }
             run.pause().await;

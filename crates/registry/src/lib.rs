@@ -21,7 +21,6 @@ mod body;
 mod collect;
 mod condition;
 mod contents;
-mod damaged;
 mod evidence;
 #[cfg(fuzzing)]
 pub mod fuzz;

@@ -564,7 +564,7 @@ impl Registry {
     }
 
     pub(crate) async fn manifest(&self, digest: Digest) -> Result<Manifest, ReadManifestError> {
-        let bytes = self.blobs.get(digest).await.inspect_err(|error| self.note_damage(error))?;
+        let bytes = self.blobs.get(digest).await?;
         Manifest::from_verified(bytes).map_err(|source| ReadManifestError::Manifest { digest, source })
     }
 

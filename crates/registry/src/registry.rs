@@ -11,7 +11,6 @@ use adamant_store::{BlobStore, BoxFuture, Erased, Ledger, LedgerError, ReadBlobE
 use crate::UpstreamConfig;
 use crate::collect::Remembered;
 use crate::contents::{Contents, Quota};
-use crate::damaged::Damaged;
 use crate::evidence::Verdicts;
 use crate::gate::Gate;
 use crate::pointers::{Named, Turns};
@@ -166,7 +165,6 @@ pub struct Registry {
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) uploads: Arc<Uploads>,
-    pub(crate) damaged: Arc<Damaged>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) owned: Option<Owned>,
     pub(crate) pointers: Arc<[Named]>,
@@ -199,7 +197,6 @@ impl Registry {
             blobs,
             ledger,
             uploads,
-            damaged: Arc::new(Damaged::default()),
             limits,
             owned: config.owned,
             pointers: config.pointers.into(),
@@ -221,9 +218,7 @@ impl Registry {
 
     /// Keeps a blob.
     pub async fn put_blob(&self, blob: &Verified) -> Result<(), WriteBlobError> {
-        self.blobs.put(blob).await?;
-        self.damaged.remove(blob.digest());
-        Ok(())
+        self.blobs.put(blob).await
     }
 
     /// The name under which the store has what `named` names; `None` if it has nothing.
@@ -238,9 +233,6 @@ impl Registry {
     /// Length of a blob in bytes, for who counts on it from now on; `None` if it is not here or
     /// known to be damaged. What was answered stays for the grace period of a collection.
     pub async fn count_on(&self, digest: Digest) -> Result<Option<u64>, ReadBlobError> {
-        if self.damaged.contains(digest) {
-            return Ok(None);
-        }
         self.blobs.touch(digest).await.map_err(|source| ReadBlobError::Io { digest, source })
     }
 
@@ -265,12 +257,6 @@ impl Registry {
                 tracing::warn!(%error, "the free space cannot be found out");
                 Ok(())
             }
-        }
-    }
-
-    pub(crate) fn note_damage(&self, error: &ReadBlobError) {
-        if let ReadBlobError::Corrupt { digest, .. } = error {
-            self.damaged.insert(*digest);
         }
     }
 }

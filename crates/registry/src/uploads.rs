@@ -44,7 +44,10 @@ pub struct OpenUploadsError {
 /// Why an upload did not go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
-    #[error("there is no upload `{0}` in this repository: it was finished, cancelled or has expired; start again")]
+    #[error(
+        "there is no upload `{0}` in this repository on this server: it was finished, cancelled or has expired, \
+         or another server began it; start again"
+    )]
     Unknown(String),
     #[error("another request is writing to upload `{0}`: ask for its status and go on from there")]
     Busy(String),

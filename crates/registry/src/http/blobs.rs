@@ -33,16 +33,16 @@ impl Registry {
             return Err(Failure::gone(ErrorCode::BlobUnknown, digest, &tombstone));
         }
         let size = if asked.is_head() { self.count_on(digest).await } else { self.blobs.size(digest).await };
-        let Some(size) = size? else {
-            // Bytes that were moved aside as wrong are damage to whoever reads, and unknown to whoever asks
+        let size = match size? {
+            Some(size) => size,
+            None if asked.is_head() => return Err(Failure::unknown_blob(&named)),
+            // Bytes that are known to be wrong are damage to whoever reads, and unknown to whoever asks
             // before a push.
-            if !asked.is_head() {
-                match self.blobs.open(digest).await {
-                    Ok(_) | Err(ReadBlobError::NotFound(_)) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            return Err(Failure::unknown_blob(&named));
+            None => match self.blobs.open(digest).await {
+                Ok(healed) => healed.size,
+                Err(ReadBlobError::NotFound(_)) => return Err(Failure::unknown_blob(&named)),
+                Err(error) => return Err(error.into()),
+            },
         };
         let mut response = if is_known(asked, &etag) {
             empty(StatusCode::NOT_MODIFIED)
@@ -76,12 +76,8 @@ impl Registry {
             set(&mut response, header::CONTENT_RANGE, format!("bytes */{size}"));
             return Ok(response);
         }
-        // Damage that is known is an error response, not one more broken connection.
-        if self.damaged.contains(digest) {
-            self.check_again(digest).await?;
-        }
         if size <= SMALL {
-            let bytes = self.blobs.get(digest).await.inspect_err(|error| self.note_damage(error))?;
+            let bytes = self.blobs.get(digest).await?;
             let bytes = bytes::Bytes::from(bytes.into_bytes());
             let mut second = Second::of(named);
             second.update(&bytes);
@@ -97,27 +93,12 @@ impl Registry {
                 _ => whole(body::full(bytes), size),
             });
         }
-        let reader = self.blobs.open(digest).await.inspect_err(|error| self.note_damage(error))?;
-        let source = body::checked(digest, Second::of(named), reader, self.damaged.clone());
+        let reader = self.blobs.open(digest).await?;
+        let source = body::checked(digest, Second::of(named), reader);
         Ok(match range {
             Wanted::Part { start, length } => partial(body::range(source, start, length), start, length, size),
             _ => whole(body::blob(source), size),
         })
-    }
-}
-
-impl Registry {
-    /// Reads a blob that was damaged to its end: it may have been healed beside us.
-    async fn check_again(&self, digest: Digest) -> Result<(), Failure> {
-        let mut reader = self.blobs.open(digest).await?;
-        match tokio::io::copy(&mut reader.bytes, &mut tokio::io::sink()).await {
-            Ok(_) => {
-                self.damaged.remove(digest);
-                Ok(())
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Err(Failure::damaged(digest)),
-            Err(source) => Err(ReadBlobError::Io { digest, source }.into()),
-        }
     }
 }
 

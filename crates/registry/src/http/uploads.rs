@@ -38,7 +38,6 @@ impl Registry {
             let gate = self.gate(repository, Some(&named)).await?;
             let upload = self.blobs.upload().await?;
             let digest = uploads::receive(upload, Second::of(&named), None, body, &named, &gate).await?;
-            self.damaged.remove(digest);
             self.note_upload(repository, asked, digest);
             return Ok(created(repository, &named));
         }
@@ -95,7 +94,6 @@ impl Registry {
             .finish(held, chunk, body, &named, &gate)
             .await
             .map_err(|error| with_place(error, repository, id, length))?;
-        self.damaged.remove(digest);
         self.note_upload(repository, asked, digest);
         Ok(created(repository, &named))
     }

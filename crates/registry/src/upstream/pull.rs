@@ -472,7 +472,6 @@ impl Registry {
                 return Err(wanted.unfit(format!("{named} arrives as {digest}")));
             }
         }
-        self.damaged.remove(digest);
         Ok(digest)
     }
 }
