@@ -443,7 +443,9 @@ async fn insert_entries(conn: &mut Conn<'_>, first: u64, seconds: i64, sealed: V
     .await
 }
 
-/// Looks up every name and chain that `calls` touch, each kind in one query.
+/// Looks up every name and chain that `calls` touch, each kind in one query. PostgreSQL takes any array
+/// for a hundred elements and would rather read a table of thousands of names once than seek so often: what
+/// is behind `LATERAL` with `OFFSET` or `LIMIT` it seeks for each.
 async fn known(conn: &mut Conn<'_>, calls: &[Vec<Prepared>]) -> Result<Known, LedgerError> {
     let facts = || calls.iter().flatten();
     let mut known = Known::default();
@@ -455,8 +457,8 @@ async fn known(conn: &mut Conn<'_>, calls: &[Vec<Prepared>]) -> Result<Known, Le
              FROM json_each($1) AS q CROSS JOIN bindings AS b
              ON b.kind = json_extract(q.value, '$[0]') AND b.name = json_extract(q.value, '$[1]')",
             "SELECT b.kind, b.name, b.digest, b.idx, b.by_whom, b.recorded_at, b.statement, b.sequence
-             FROM json_array_elements($1::json) AS q(value) JOIN bindings AS b
-             ON b.kind = q.value->>0 AND b.name = q.value->>1",
+             FROM json_array_elements($1::json) AS q(value) CROSS JOIN LATERAL (
+                 SELECT * FROM bindings WHERE kind = q.value->>0 AND name = q.value->>1 OFFSET 0) AS b",
         ]))
         .bind(json(&names)?)
         .fetch_all(&mut *conn)
@@ -472,8 +474,9 @@ async fn known(conn: &mut Conn<'_>, calls: &[Vec<Prepared>]) -> Result<Known, Le
         let rows = Query::new(conn.dialect().pick([
             "SELECT c.chain, c.sequence, c.statement FROM json_each($1) AS q CROSS JOIN chains AS c
              ON c.chain = q.value AND c.sequence = (SELECT max(sequence) FROM chains WHERE chain = q.value)",
-            "SELECT c.chain, c.sequence, c.statement FROM json_array_elements_text($1::json) AS q(value) JOIN chains AS c
-             ON c.chain = q.value AND c.sequence = (SELECT max(sequence) FROM chains WHERE chain = q.value)",
+            "SELECT c.chain, c.sequence, c.statement
+             FROM json_array_elements_text($1::json) AS q(value) CROSS JOIN LATERAL (
+                 SELECT * FROM chains WHERE chain = q.value ORDER BY sequence DESC LIMIT 1) AS c",
         ]))
         .bind(json(&chains)?)
         .fetch_all(&mut *conn)
@@ -497,9 +500,9 @@ async fn known(conn: &mut Conn<'_>, calls: &[Vec<Prepared>]) -> Result<Known, Le
             "SELECT d.kind, d.name, d.offered FROM json_each($1) AS q CROSS JOIN divergences AS d
              ON d.kind = json_extract(q.value, '$[0]') AND d.name = json_extract(q.value, '$[1]')
              AND d.offered = unhex(json_extract(q.value, '$[2]'))",
-            "SELECT d.kind, d.name, d.offered FROM json_array_elements($1::json) AS q(value) JOIN divergences AS d
-             ON d.kind = q.value->>0 AND d.name = q.value->>1
-             AND d.offered = decode(q.value->>2, 'hex')",
+            "SELECT d.kind, d.name, d.offered FROM json_array_elements($1::json) AS q(value) CROSS JOIN LATERAL (
+                 SELECT * FROM divergences WHERE kind = q.value->>0 AND name = q.value->>1
+                 AND offered = decode(q.value->>2, 'hex') OFFSET 0) AS d",
         ]))
         .bind(json(&offered)?)
         .fetch_all(&mut *conn)

@@ -58,3 +58,44 @@ async fn a_page_costs_the_same_of_many_names_and_of_few() {
     let one = one.await;
     assert!(one < few * 5 + Duration::from_millis(1), "one name: {one:?}, a page {few:?}");
 }
+
+/// What one new tag writes, counted: times say nothing on a busy machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_tag_writes_as_many_pages_among_many_repositories_as_among_few() {
+    let place = Place::new();
+    let ledger = place.open().await;
+    let repository = |n: usize| format!("curve/many/t{n:06}");
+    let mut most = Vec::new();
+    let mut there = 0;
+    for count in [100, 10_000] {
+        while there < count {
+            let next = count.min(there + 1_000);
+            let facts = (there..next).map(|n| tag(&format!("{}:v1", repository(n)), "the same"));
+            ledger.append(facts.collect()).await.unwrap();
+            there = next;
+        }
+        let mut pages = Vec::new();
+        for n in 0..31 {
+            let written = empty_wal(&place.db()).await;
+            let name = format!("{}:new-{count}", repository(n * 97 % count));
+            ledger.append(vec![tag(&name, "the same")]).await.unwrap();
+            pages.push(written());
+        }
+        pages.sort_unstable();
+        most.push(pages[pages.len() / 2]);
+    }
+    let [few, many] = most[..] else { panic!("{most:?}") };
+    // A tree of names that is one level deeper may be written through, no more.
+    assert!(few > 0 && many <= few + 4, "{few} pages among few repositories, {many} among many");
+}
+
+/// Moves the write-ahead log into the database; the answer tells how many pages were written since.
+async fn empty_wal(db: &std::path::Path) -> impl Fn() -> u64 + use<> {
+    use sqlx::Connection as _;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(db);
+    let mut conn = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut conn).await.unwrap();
+    let wal = db.with_extension("db-wal");
+    // A header, then frames of a header and a page of 8 KiB; other connections keep the file.
+    move || std::fs::metadata(&wal).unwrap().len().saturating_sub(32) / (24 + 8192)
+}

@@ -266,3 +266,48 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
     assert_eq!(other.chain("cut", 1, 100).await.unwrap().len(), 20, "each once");
     clean(&other).await;
 }
+
+/// An append seeks what it needs; it reads no table, however many names there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_reads_no_table_of_names() {
+    let Some(server) = Postgres::start("ledger postgres::an_append_reads_no_table_of_names") else { return };
+    let (url, keys) = (server.database("many"), Keys::generate().unwrap());
+    let ledger = open(&url, &keys).await;
+    for from in (0..6_000).step_by(2_000) {
+        let facts =
+            (from..from + 2_000).flat_map(|n| [tag(&format!("many/{n:05}:v1"), "1"), link(&format!("c/{n}"), None)]);
+        for facts in facts.collect::<Vec<_>>().chunks(1_000) {
+            ledger.append(facts.to_vec()).await.unwrap();
+        }
+    }
+    ledger.close().await;
+    let mut raw = sqlx::PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("ANALYZE").execute(&mut raw).await.unwrap();
+    let mut counts = async |table: &str| -> (i64, i64) {
+        let sql = "SELECT seq_tup_read, idx_scan FROM pg_stat_user_tables WHERE relname = $1";
+        sqlx::query_as(sql).bind(table.to_owned()).fetch_one(&mut raw).await.unwrap()
+    };
+    let before = [counts("bindings").await, counts("chains").await];
+    let ledger = open(&url, &keys).await;
+    for n in 0..20 {
+        let facts = vec![tag(&format!("many/{n:05}:v2"), "2"), tag(&format!("many/{n:05}:v1"), "1"), link("c/7", None)];
+        ledger.append(facts).await.unwrap();
+    }
+    ledger.close().await;
+    for (table, (read, seeks)) in ["bindings", "chains"].into_iter().zip(before) {
+        // What a session counted is told when it ends, a moment after its connection.
+        let begin = std::time::Instant::now();
+        let (read_now, _) = loop {
+            let now = counts(table).await;
+            if now.1 >= seeks + 20 {
+                break now;
+            }
+            assert!(
+                begin.elapsed() < std::time::Duration::from_secs(20),
+                "{table} is not searched by its key: {now:?}"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        };
+        assert!(read_now - read < 6_000, "{} rows of {table} were read", read_now - read);
+    }
+}
