@@ -148,6 +148,8 @@ impl S3 {
             .args(["-sS", "-X", method, "--noproxy", "127.0.0.1"])
             .args(["--user", &format!("{}:{}", self.key[0].1, self.key[1].1)])
             .args(["--aws-sigv4", &format!("aws:amz:{region}:s3")])
+            // A store that checks signatures needs it, and curl does not say it by itself.
+            .args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
             .arg(format!("{}/{path}", self.endpoint.trim_end_matches('/')));
         command
     }
