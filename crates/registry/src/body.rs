@@ -8,7 +8,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use tokio_util::io::ReaderStream;
 
 use crate::registry::Second;
 
@@ -188,7 +187,7 @@ pub(crate) fn checked(
     second: Second,
     reader: Reader,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    let source = ReaderStream::with_capacity(reader.bytes, CHUNK);
+    let source = reader.into_chunks();
     // One chunk is held back until the next one, or the end, has come and is right.
     stream::try_unfold((source, Some(second), None), move |(mut source, mut second, mut held)| async move {
         while let Some(chunk) = source.next().await.transpose()? {

@@ -1,11 +1,14 @@
 //! The contract of the blob store.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use adamant_digest::{Digest, DigestMismatch, Sha512, Verified};
 use bytes::Bytes;
-use tokio::io::AsyncRead;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt as _};
+use tokio_util::io::StreamReader;
 
 use crate::{BoxFuture, Tombstone};
 
@@ -30,20 +33,20 @@ pub trait BlobStore: Send + Sync {
     fn alias(&self, other: Sha512, digest: Digest) -> BoxFuture<'_, Result<(), WriteBlobError>>;
     /// The blob that was remembered for `other`. A pointer, not a promise: who reads by it must
     /// hash what comes.
-    fn aliased(&self, other: Sha512) -> BoxFuture<'_, std::io::Result<Option<Digest>>>;
+    fn aliased(&self, other: Sha512) -> BoxFuture<'_, io::Result<Option<Digest>>>;
     /// Sha512 digests greater than `after` that something is remembered for, sorted, at most `limit`.
-    fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, std::io::Result<Vec<Sha512>>>;
+    fn aliases(&self, after: Option<Sha512>, limit: usize) -> BoxFuture<'_, io::Result<Vec<Sha512>>>;
     /// Says that somebody counts on `digest` from now on, and gives its length in bytes; `None` if it
     /// is not here or known to be damaged. `put` and the `finish` of an upload say so by themselves, also of a blob that they
     /// find in place. May lag behind by an hour after a loss of power.
-    fn touch(&self, digest: Digest) -> BoxFuture<'_, std::io::Result<Option<u64>>>;
+    fn touch(&self, digest: Digest) -> BoxFuture<'_, io::Result<Option<u64>>>;
     /// When somebody last counted on `digest`, by the clock of the storage; `None` if it is not here.
-    fn used(&self, digest: Digest) -> BoxFuture<'_, std::io::Result<Option<SystemTime>>>;
+    fn used(&self, digest: Digest) -> BoxFuture<'_, io::Result<Option<SystemTime>>>;
     /// Removes the bytes of `digest` and its second names; durable on return. Idempotent: true if
     /// nothing is here now. With `idle_since`, a blob that somebody counted on after that moment
     /// stays, and the answer is false: in one process no `put`, `finish` or `touch` that was
     /// acknowledged before or meanwhile loses its blob. Who is reading it reads on to its end.
-    fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, std::io::Result<bool>>;
+    fn remove(&self, digest: Digest, idle_since: Option<SystemTime>) -> BoxFuture<'_, io::Result<bool>>;
     /// Blobs that are known to be damaged and were not healed, with what their bytes hash to, in order.
     /// A store remembers them over restarts, and nobody is told that it has them: whoever asks before a
     /// push sends the right bytes.
@@ -71,7 +74,27 @@ pub struct Reader {
     /// Length in bytes.
     pub size: u64,
     /// The bytes; an error of kind `InvalidData` instead of the last ones if they are wrong.
-    pub bytes: std::pin::Pin<Box<dyn AsyncRead + Send>>,
+    pub bytes: StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>,
+}
+
+impl Reader {
+    /// A blob that arrives in chunks. Once it has failed it must go on failing, so that nobody takes a
+    /// second try for the end.
+    pub fn new(size: u64, chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
+        Self { size, bytes: StreamReader::new(chunks.fuse().boxed()) }
+    }
+
+    /// A blob in memory, checked by the caller.
+    pub fn whole(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self::new(bytes.len() as u64, stream::iter([Ok(bytes)]))
+    }
+
+    /// The bytes as the store read them, for who copies none of them. Of a reader that nothing was
+    /// read from yet.
+    pub fn into_chunks(self) -> BoxStream<'static, io::Result<Bytes>> {
+        self.bytes.into_inner()
+    }
 }
 
 /// Why a blob could not be read.
@@ -98,7 +121,7 @@ pub enum ReadBlobError {
         digest: Digest,
         /// What happened.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -118,5 +141,5 @@ pub enum WriteBlobError {
     },
     /// The storage itself, a full disk for example.
     #[error("the store cannot keep the blob: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }

@@ -20,6 +20,7 @@
 //! All disk work runs on blocking threads.
 
 mod aliases;
+mod blocks;
 mod chunks;
 mod content;
 mod likeness;
@@ -75,6 +76,8 @@ struct Inner {
     /// Places that are being read.
     open: Mutex<HashMap<Place, Weak<File>>>,
     quarantine: Quarantine,
+    /// By which blobs that were right are checked again.
+    blocks: blocks::Blocks,
     queue: packing::Queue,
 }
 
@@ -133,6 +136,7 @@ impl FsBlobs {
             refs: Mutex::default(),
             open: Mutex::default(),
             quarantine: Quarantine::read(dir, observing)?,
+            blocks: blocks::Blocks::default(),
             queue: packing::Queue::default(),
         };
         // The wrong bytes of what was healed stay aside; that is no damage.

@@ -257,8 +257,7 @@ impl BlobStore for S3Blobs {
                 }
                 return Ok(checked.into_reader());
             }
-            let bytes = self.0.collect(digest, checked).await?.into_bytes();
-            Ok(Reader { size: bytes.len() as u64, bytes: Box::pin(io::Cursor::new(bytes)) })
+            Ok(Reader::whole(self.0.collect(digest, checked).await?.into_bytes()))
         })
     }
 

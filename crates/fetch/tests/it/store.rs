@@ -1,7 +1,6 @@
 //! Blobs in memory: a complete store without durability.
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -40,7 +39,7 @@ impl BlobStore for Memory {
 
     fn open(&self, digest: Digest) -> BoxFuture<'_, Result<Reader, ReadBlobError>> {
         let found = self.bytes(digest).ok_or(ReadBlobError::NotFound(digest));
-        Box::pin(async { found.map(|bytes| Reader { size: bytes.len() as u64, bytes: Box::pin(Cursor::new(bytes)) }) })
+        Box::pin(async { found.map(Reader::whole) })
     }
 
     fn size(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, ReadBlobError>> {

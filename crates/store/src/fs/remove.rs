@@ -103,6 +103,7 @@ pub(super) fn remove(store: &Inner, digest: Digest, idle_since: Option<SystemTim
         for of in std::iter::once(digest).chain(pieces.iter().map(|place| place.digest)) {
             store.forget_aside(of)?;
         }
+        store.blocks.forget(digest);
         return Ok(true);
     }
     Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{digest} is being built upon: remove it again")))

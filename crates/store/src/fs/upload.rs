@@ -7,8 +7,9 @@ use adamant_digest::{Digest, DigestMismatch, Hasher};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use super::blocks::Recorder;
 use super::temp::Temp;
-use super::{Inner, blocking};
+use super::{Inner, SMALL_BYTES, blocking};
 use crate::{BoxFuture, Upload, WriteBlobError};
 
 /// Bytes gathered before a blocking thread takes them. While it writes, the next are gathered;
@@ -35,13 +36,15 @@ enum State {
 struct Sink {
     temp: Temp,
     hasher: Hasher,
+    /// Of a blob that is large enough to be read block by block.
+    blocks: Option<Recorder>,
 }
 
 impl FsUpload {
     /// Blocking.
     pub(super) fn new(store: Arc<Inner>) -> io::Result<Self> {
         let temp = Temp::new(&store.dir.join("tmp"))?;
-        let sink = Box::new(Sink { temp, hasher: Hasher::new() });
+        let sink = Box::new(Sink { temp, hasher: Hasher::new(), blocks: Some(Recorder::default()) });
         Ok(Self { store, state: State::Idle(sink), gathered: Vec::new(), gathered_bytes: 0, len: 0 })
     }
 
@@ -69,6 +72,9 @@ impl Sink {
         for chunk in chunks {
             self.temp.file_mut().write_all(chunk)?;
             self.hasher.update(chunk);
+            if let Some(blocks) = &mut self.blocks {
+                blocks.update(chunk);
+            }
         }
         Ok(())
     }
@@ -108,8 +114,11 @@ impl Upload for FsUpload {
             let mut sink = self.idle().await?;
             let (store, chunks, len) = (Arc::clone(&self.store), std::mem::take(&mut self.gathered), self.len);
             blocking(move || {
+                if len <= SMALL_BYTES {
+                    sink.blocks = None;
+                }
                 sink.write(&chunks)?;
-                let Sink { mut temp, hasher } = *sink;
+                let Sink { mut temp, hasher, blocks } = *sink;
                 let digest = hasher.finish();
                 if let Some(expected) = expected.filter(|expected| *expected != digest) {
                     return Err(DigestMismatch { expected, found: digest }.into());
@@ -117,6 +126,9 @@ impl Upload for FsUpload {
                 temp.file_mut().seek(SeekFrom::Start(0))?;
                 if !(store.holds(digest, len, temp.file_mut())? && store.reuse(digest)?.is_some()) {
                     store.keep(temp, digest)?;
+                }
+                if let Some(blocks) = blocks {
+                    store.blocks.keep(digest, blocks);
                 }
                 Ok((digest, len))
             })

@@ -7,7 +7,6 @@ use adamant_digest::{Digest, DigestMismatch, Hasher};
 use bytes::Bytes;
 use futures_util::stream;
 use reqwest::Response;
-use tokio_util::io::StreamReader;
 
 use super::{Inner, blob_key};
 use crate::Reader;
@@ -125,6 +124,6 @@ impl Checked {
             };
             Some((item, checked))
         });
-        Reader { size, bytes: Box::pin(StreamReader::new(Box::pin(chunks))) }
+        Reader::new(size, chunks)
     }
 }

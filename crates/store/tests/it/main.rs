@@ -4,6 +4,7 @@
 mod lock;
 mod pack;
 mod quarantine;
+mod reader;
 mod remove;
 mod s3;
 mod temp;

@@ -325,3 +325,28 @@ async fn damaged_pieces_heal_with_the_blob_that_brought_them() {
     put(&store, right).await;
     assert_eq!(&read(&store, patched).await.unwrap(), right);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patched_blob_that_was_right_never_gives_wrong_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FsBlobs::open(dir.path()).unwrap();
+    let [(first, _), (second, next)] = two(&store).await;
+    assert!(recipe(dir.path(), second).exists());
+    assert_eq!(read(&store, second).await.unwrap(), next);
+    let at = (SIZE / 2) as u64;
+    let path = store.path(first);
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[!byte[0]], at).unwrap();
+    let mut given = Vec::new();
+    let error = store.open(second).await.unwrap().bytes.read_to_end(&mut given).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    assert!(next.starts_with(&given) && given.len() > SIZE / 4, "{} bytes, or wrong ones", given.len());
+    let mut damaged: Vec<Digest> = store.damaged().iter().map(|(digest, _)| *digest).collect();
+    damaged.sort();
+    let mut both = vec![first, second];
+    both.sort();
+    assert_eq!(damaged, both);
+}
