@@ -28,6 +28,7 @@ mod pack;
 mod packing;
 mod quarantine;
 mod reader;
+mod reading;
 mod recipe;
 mod refs;
 mod rehome;
@@ -78,6 +79,7 @@ struct Inner {
     quarantine: Quarantine,
     /// By which blobs that were right are checked again.
     blocks: blocks::Blocks,
+    reading: reading::Reading,
     queue: packing::Queue,
 }
 
@@ -137,6 +139,7 @@ impl FsBlobs {
             open: Mutex::default(),
             quarantine: Quarantine::read(dir, observing)?,
             blocks: blocks::Blocks::default(),
+            reading: reading::Reading::default(),
             queue: packing::Queue::default(),
         };
         // The wrong bytes of what was healed stay aside; that is no damage.

@@ -81,7 +81,7 @@ impl Inner {
         let mut hasher = Hasher::new();
         let here = chunks::cut(&mut file, &mut |block| {
             hasher.update(block);
-            go_on(stop)
+            self.go_on(stop)
         })?;
         let found = hasher.finish();
         let new = Content::new(size, Form::Plain(file));
@@ -110,8 +110,8 @@ impl Inner {
         let mut looked = 0;
         for other in likeness.most_like(digest, sketch) {
             let Some(mut there) = self.content(other)?.filter(|there| there.size > 0) else { continue };
-            let cut = chunks::cut(&mut there, &mut |_| go_on(stop))?;
-            let common = compare(new, here, &there, &cut, stop)?;
+            let cut = chunks::cut(&mut there, &mut |_| self.go_on(stop))?;
+            let common = compare(new, here, &there, &cut, &|| self.go_on(stop))?;
             if let Some(mut runs) = resolve(new.size, &common, &there, other)
                 && let Some(packed) = self.replace(digest, new, &mut runs, stop)?
             {
@@ -142,7 +142,7 @@ impl Inner {
                 if place.is_none() {
                     copy_range(new, at, *len, &mut |bytes| {
                         hasher.update(bytes);
-                        go_on(stop)?;
+                        self.go_on(stop)?;
                         temp.file_mut().write_all(bytes)
                     })?;
                     *offset = to;
@@ -206,6 +206,12 @@ impl Inner {
         fs::remove_file(&plain)?;
         sync_dir(&self.shard(digest))?;
         Ok(true)
+    }
+
+    /// Between two steps of the work.
+    fn go_on(&self, stop: &AtomicBool) -> io::Result<()> {
+        self.reading.give_way();
+        if stop.load(Ordering::Relaxed) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
 
     /// A blob that has both forms was pushed while its patched form was damaged, or a crash came before
@@ -296,10 +302,6 @@ fn make_dir(shard: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn go_on(stop: &AtomicBool) -> io::Result<()> {
-    if stop.load(Ordering::Relaxed) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
-}
-
 fn hash_all(content: &mut Content) -> io::Result<Digest> {
     let (mut hasher, mut buffer) = (Hasher::new(), vec![0; COMPARE_BYTES]);
     loop {
@@ -336,14 +338,14 @@ fn compare(
     here: &[Chunk],
     old: &Content,
     there: &[Chunk],
-    stop: &AtomicBool,
+    go_on: &dyn Fn() -> io::Result<()>,
 ) -> io::Result<Vec<Common>> {
     let known: HashMap<u64, &Chunk> = there.iter().rev().map(|chunk| (chunk.fingerprint, chunk)).collect();
     let mut common: Vec<Common> = Vec::new();
     let mut done = 0;
     let mut both = Both { new, old, a: vec![0; STRIDE], b: vec![0; STRIDE] };
     for chunk in here {
-        go_on(stop)?;
+        go_on()?;
         let Some(twin) = known.get(&chunk.fingerprint).filter(|twin| twin.len == chunk.len) else { continue };
         if chunk.offset < done {
             continue;

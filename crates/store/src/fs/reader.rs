@@ -33,7 +33,7 @@ pub(super) fn open(store: &Arc<Inner>, digest: Digest) -> Result<Reader, ReadBlo
     }
     let check = match store.blocks.of(digest, size) {
         Some(list) => Check::Blocks(list),
-        None => Check::Whole(Hasher::new(), Recorder::default()),
+        None => Check::Whole(Box::default()),
     };
     let source = Source {
         store: Arc::clone(store),
@@ -54,7 +54,7 @@ enum Check {
     /// By the blocks of a blob that was right: none that is wrong is given away.
     Blocks(Arc<BlockList>),
     /// By the digest of the whole, so the last block waits for it.
-    Whole(Hasher, Recorder),
+    Whole(Box<(Hasher, Recorder)>),
 }
 
 struct Source {
@@ -76,6 +76,7 @@ impl Source {
         while !self.ended
             && let Ok(place) = blocks.try_reserve()
         {
+            self.store.reading.note();
             let block = self.block();
             self.ended = block.is_err() || self.given == self.size;
             place.send(block);
@@ -97,7 +98,8 @@ impl Source {
         match &mut self.check {
             Check::Blocks(list) if extra == 0 && list.holds(offset, &block) => {}
             Check::Blocks(_) => return Err(self.wrong_block()),
-            Check::Whole(hasher, recorder) => {
+            Check::Whole(whole) => {
+                let (hasher, recorder) = &mut **whole;
                 hasher.update(&block);
                 recorder.update(&block);
                 hasher.update(&more[..extra]);

@@ -344,7 +344,7 @@ async fn a_patched_blob_that_was_right_never_gives_wrong_bytes() {
     let error = store.open(second).await.unwrap().bytes.read_to_end(&mut given).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
     assert!(next.starts_with(&given) && given.len() > SIZE / 4, "{} bytes, or wrong ones", given.len());
-    let mut damaged: Vec<Digest> = store.damaged().iter().map(|(digest, _)| *digest).collect();
+    let mut damaged: Vec<Digest> = store.damaged().await.iter().map(|(digest, _)| *digest).collect();
     damaged.sort();
     let mut both = vec![first, second];
     both.sort();

@@ -67,10 +67,10 @@ async fn a_block_that_changed_since_the_blob_was_right_is_never_given_away() {
             let least = if matches!(kind, Damage::Grow(_)) { 0 } else { right };
             assert!(before.len() >= least && before.len() <= right, "{} bytes, {kind:?}", before.len());
             assert!(bytes.starts_with(&before), "wrong bytes, {kind:?}, uploaded {uploaded}");
-            assert_eq!(store.damaged(), [(digest, wrong)], "{kind:?}");
+            assert_eq!(store.damaged().await, [(digest, wrong)], "{kind:?}");
             assert_eq!(upload(&store, &bytes).await, digest);
             assert_eq!(given(&store, digest).await, (bytes, None), "healed, {kind:?}");
-            assert!(store.damaged().is_empty());
+            assert!(store.damaged().await.is_empty());
         }
     }
 }
