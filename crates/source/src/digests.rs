@@ -39,6 +39,11 @@ impl Digests {
         Some(known)
     }
 
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Memory::default();
+    }
+
     pub(crate) fn remember_blob(&self, oid: Oid, digest: Digest, size: u64) {
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if memory.young.len() >= BLOBS {

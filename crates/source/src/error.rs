@@ -112,6 +112,16 @@ pub enum ReadError {
         /// The path.
         path: String,
     },
+    /// Its tree holds what was erased.
+    #[error("`{path}` of commit {} is not here: {what}", commit.short())]
+    Erased {
+        /// The commit.
+        commit: Oid,
+        /// Where in its tree.
+        path: String,
+        /// The object, and what its tombstone says.
+        what: String,
+    },
     /// Not a relative, `/`-separated path.
     #[error("`{0}` is not a path inside a repository: write it relative, without `.`, `..` or empty parts")]
     BadPath(String),

@@ -197,7 +197,7 @@ impl Git {
 
     /// Feeds `input`, lets `consume` read, waits. What git says on standard error becomes the
     /// error if it fails.
-    async fn pump<E: From<GitError>>(
+    pub(crate) async fn pump<E: From<GitError>>(
         &self,
         name: &str,
         command: Command,

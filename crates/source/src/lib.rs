@@ -11,6 +11,7 @@
 //! - a ref under `refs/adamant/` is never moved, deleted or shown to clients; so no push,
 //!   force-push or branch deletion loses a commit;
 //! - a tag never moves and is never deleted;
+//! - what was erased is in no pack, comes back by no push, and is named to whoever asks for it;
 //! - git sees neither the environment, the home nor the configuration of whoever runs us, and no
 //!   repository has hooks, alternates, filters or configuration that came with a push;
 //! - what is exported is the raw bytes of blobs: no checkout, no attributes, no end-of-line
@@ -21,6 +22,7 @@
 mod body;
 mod digests;
 mod durable;
+mod erased;
 mod error;
 mod export;
 mod git;
@@ -40,6 +42,7 @@ mod turn;
 mod verify;
 
 pub use body::Encoding;
+pub use erased::EraseError;
 pub use error::{ExportError, GitError, OpenError, ReadError, RefError, ServeError};
 pub use limits::Limits;
 pub use oid::{Oid, ParseOidError};

@@ -261,6 +261,14 @@ fn objects(header: &[u8]) -> Option<u32> {
 }
 
 impl Quarantine {
+    /// What is said of an erased object that the pack brings back.
+    pub(crate) async fn erased(&self, repository: &Repository) -> Result<Option<String>, Refused> {
+        let found = repository.still_here(&self.git).await?;
+        let erased = &repository.0.shared.erased;
+        let first = found.first().and_then(|blob| Some((*blob, erased.why(*blob)?)));
+        Ok(first.map(|(blob, why)| format!("{} is not kept again", crate::erased::line(blob, &why))))
+    }
+
     /// Where it is, for log lines.
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()

@@ -215,7 +215,7 @@ impl Repository {
         let args = ["ls-tree", "-z", "-l", "--full-tree", &name, "--", path];
         let mut found = None;
         let listed = self.0.git.records(&args, &[], 0, |record| -> Result<(), ReadError> {
-            found = Some(parse_entry(record)?);
+            found = Some(self.parse_entry(commit, record)?);
             Ok(())
         });
         if let Err(error) = listed.await {
@@ -259,7 +259,7 @@ impl Repository {
         self.0
             .git
             .records(&args, &[], 0, |record| {
-                let entry = parse_entry(record)?;
+                let entry = self.parse_entry(commit, record)?;
                 if entries.len() >= limits.tree_entries {
                     return Err(over(dir, "too many entries", limits.tree_entries));
                 }
@@ -274,6 +274,18 @@ impl Repository {
             })
             .await?;
         Ok(entries)
+    }
+
+    /// An entry, unless it was erased.
+    fn parse_entry(&self, commit: Oid, record: &[u8]) -> Result<TreeEntry, ReadError> {
+        let entry = parse_entry(record)?;
+        match self.0.shared.erased.why(entry.oid) {
+            Some(why) => {
+                let what = crate::erased::line(entry.oid, &why);
+                Err(ReadError::Erased { commit, path: entry.path, what })
+            }
+            None => Ok(entry),
+        }
     }
 
     /// Fails unless all of these are commits that are here.
@@ -384,7 +396,8 @@ fn parse_entry(record: &[u8]) -> Result<TreeEntry, ReadError> {
         "160000" => TreeEntryKind::Submodule,
         _ => return Err(bad().into()),
     };
-    let size = if size == "-" { 0 } else { size.parse().map_err(|_| bad())? };
+    // `BAD`: the object is not here, as one that was erased.
+    let size = if matches!(size, "-" | "BAD") { 0 } else { size.parse().map_err(|_| bad())? };
     let path = String::from_utf8(path.to_owned())
         .map_err(|error| ReadError::NotUtf8(String::from_utf8_lossy(error.as_bytes()).into_owned()))?;
     Ok(TreeEntry { path, kind, oid: oid.parse().map_err(|_| bad())?, size })

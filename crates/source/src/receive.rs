@@ -108,6 +108,7 @@ impl Session {
                 }
             }
             Err(Refused(text)) => {
+                let text = self.said_of_erased(text);
                 packet::data(&mut report, format!("unpack {}\n", reason(&text)).as_bytes());
                 for command in &self.request.commands {
                     let line = format!("ng {} {}\n", command.name, reason(&text));
@@ -119,11 +120,26 @@ impl Session {
         report.freeze()
     }
 
+    /// git's complaint that an object is not here, as the tombstone of that object.
+    fn said_of_erased(&self, text: String) -> String {
+        match self.repository.0.shared.erased.named_in(&text) {
+            Some((blob, why)) if !text.contains(&*why) => {
+                format!("{}; push commits whose files do not hold it", crate::erased::line(blob, &why))
+            }
+            _ => text,
+        }
+    }
+
     /// Checks the pack, makes its objects part of the repository and keeps the commits.
     async fn accept(&self, pack: Result<Option<Quarantine>, Refused>) -> Result<Commits, Refused> {
         let pack = pack?;
         let commits = quarantine::check(&self.repository, pack.as_ref(), &self.request.commands).await?;
         if let Some(pack) = pack {
+            // Whoever erases waits for this, or is seen by it.
+            let _packs = self.repository.0.packs.read().await;
+            if let Some(blob) = pack.erased(&self.repository).await? {
+                return Err(Refused(blob));
+            }
             tracing::debug!(quarantine = %pack.path().display(), "pack accepted");
             pack.migrate().await?;
         }

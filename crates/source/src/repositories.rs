@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::digests::Digests;
 use crate::durable;
+use crate::erased::Erased;
 use crate::git::Git;
 use crate::pending::{PENDING, remove_unfinished};
 use crate::{Limits, OpenError};
@@ -33,6 +34,7 @@ struct All {
 pub(crate) struct Shared {
     pub(crate) pushes: Arc<Semaphore>,
     pub(crate) fetches: Arc<Semaphore>,
+    pub(crate) erased: Erased,
     /// Owner of every push and fetch at work.
     pub(crate) tasks: TaskTracker,
 }
@@ -52,6 +54,8 @@ pub(crate) struct Inner {
     /// Who is at work on which ref.
     pub(crate) turns: Mutex<HashMap<String, Weak<RwLock<()>>>>,
     pub(crate) digests: Digests,
+    /// Held for reading by who adds a pack, for writing by who takes erased objects out of packs.
+    pub(crate) packs: RwLock<()>,
 }
 
 impl Repositories {
@@ -72,12 +76,17 @@ impl Repositories {
         let shared = Shared {
             pushes: Arc::new(Semaphore::new(limits.pushes)),
             fetches: Arc::new(Semaphore::new(limits.fetches)),
+            erased: Erased::default(),
             tasks: TaskTracker::new(),
         };
         let all = All { dir, git, limits: Arc::new(limits), open: Mutex::default(), shared: Arc::new(shared) };
         let repositories = Self(Arc::new(all));
         repositories.git(repositories.0.dir.clone()).check_version().await?;
         Ok(repositories)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
     }
 
     fn git(&self, dir: PathBuf) -> Git {
@@ -154,6 +163,7 @@ impl Repositories {
                 refs: tokio::sync::Mutex::default(),
                 turns: Mutex::default(),
                 digests: Digests::default(),
+                packs: RwLock::default(),
             };
             Ok::<_, OpenError>(Repository(Arc::new(inner)))
         });
@@ -284,8 +294,17 @@ fn prepare(path: &Path, limits: &Limits) -> io::Result<()> {
     }
     for entry in std::fs::read_dir(path.join("objects/pack"))? {
         let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(b"tmp_") {
-            durable::remove_file(&entry.path())?;
+        let path = entry.path();
+        // Half of a pack, which came or went when a process was killed: the other half has no meaning.
+        let without = |other: &str| !path.with_extension(other).exists();
+        let stray = path.extension().is_some_and(|extension| match extension.as_encoded_bytes() {
+            b"pack" => without("idx"),
+            b"idx" => without("pack"),
+            b"rev" => without("pack") || without("idx"),
+            _ => false,
+        });
+        if stray || entry.file_name().as_encoded_bytes().starts_with(b"tmp_") {
+            durable::remove_file(&path)?;
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Smart HTTP without the HTTP: advertisements and fetches.
 //! Spec: git, gitprotocol-http(5), gitprotocol-v2(5).
 
+use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,12 @@ pub enum Service {
 
 /// The most an advertisement may hold.
 const ADVERTISEMENT: usize = 64 << 20;
+/// Erased objects that are named to a client whose fetch fails.
+const TOLD: usize = 5;
+/// Packs, and if that fails says what is not here.
+/// git appends its own command to it.
+const PACK_AND_TELL: &str =
+    r#"uploadpack.packObjectsHook=pack() { "$@" || { s=$?; printf %s "$ADAMANT_ERASED" >&2; exit $s; }; }; pack"#;
 /// What our receive-pack can do.
 pub(crate) const CAPABILITIES: &str =
     "report-status delete-refs side-band-64k ofs-delta object-format=sha1 agent=adamant";
@@ -82,9 +89,8 @@ impl Repository {
         match service {
             Service::UploadPack => {
                 let _permit = permit(&self.0.shared.fetches)?;
-                let mut command =
-                    self.0.git.command(["upload-pack", "--strict", "--stateless-rpc", "--advertise-refs"]);
-                command.arg(self.path());
+                let mut command = self.upload_pack_command();
+                command.arg("--advertise-refs").arg(self.path());
                 if let Some(version) = version {
                     command.env("GIT_PROTOCOL", version);
                 }
@@ -93,7 +99,9 @@ impl Repository {
             }
             Service::ReceivePack => {
                 let refs = self.advertised().await?;
-                let mut capabilities = Some(CAPABILITIES);
+                // A client may have what was erased and must not send what differs from it.
+                let thin = if self.0.shared.erased.is_empty() { "" } else { " no-thin" };
+                let mut capabilities = Some(format!("{CAPABILITIES}{thin}"));
                 let none = [(Oid::ZERO, "capabilities^{}".to_owned())];
                 for (oid, name) in if refs.is_empty() { &none[..] } else { &refs } {
                     let line = match capabilities.take() {
@@ -110,7 +118,6 @@ impl Repository {
 
     /// The answer to `POST git-upload-pack`. It ends with an error if git does; dropping it ends
     /// git.
-    #[expect(clippy::unused_async, reason = "it starts a process and a task: only a runtime may call it")]
     pub async fn upload_pack(
         &self,
         protocol: Option<&str>,
@@ -119,18 +126,28 @@ impl Repository {
     ) -> Result<ByteStream, ServeError> {
         let permit = permit(&self.0.shared.fetches)?;
         let limits = &self.0.limits;
-        let mut command = self.0.git.command(["upload-pack", "--strict", "--stateless-rpc"]);
+        let mut body = Some(Body::new(body, encoding, limits.fetch_request_bytes, limits.idle_time));
+        let mut asked = Bytes::new();
+        let erased = &self.0.shared.erased;
+        if !erased.is_empty() {
+            if let Some(mut body) = body.take() {
+                asked = whole(&mut body).await?;
+            }
+            if let Some(refusal) = wanted(&asked).find_map(|oid| erased.why(oid).map(|why| refusal(oid, &why))) {
+                return Ok(futures_util::stream::once(std::future::ready(Ok(refusal))).boxed());
+            }
+        }
+        let mut command = self.upload_pack_command();
         command.arg(self.path());
         if let Some(version) = version(protocol) {
             command.env("GIT_PROTOCOL", version);
         }
         let child = self.0.git.spawn(command)?;
-        let body = Body::new(body, encoding, limits.fetch_request_bytes, limits.idle_time);
         let (sender, receiver) = mpsc::channel(8);
         let (time, idle) = (limits.transfer_time, limits.idle_time);
         self.0.shared.tasks.spawn(async move {
             let _permit = permit;
-            let served = tokio::time::timeout(time, serve(child, body, &sender, idle)).await;
+            let served = tokio::time::timeout(time, serve(child, (asked, body), &sender, idle)).await;
             let error = match served {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error,
@@ -143,10 +160,31 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// `upload-pack`. Where something was erased, a clone without blobs (`--filter=blob:none`) gets all
+    /// history, and blobs when it needs them; who asks for everything hears what cannot be given.
+    fn upload_pack_command(&self) -> std::process::Command {
+        let erased = self.0.shared.erased.all();
+        if erased.is_empty() {
+            return self.0.git.command(["upload-pack", "--strict", "--stateless-rpc"]);
+        }
+        let settings = ["-c", "uploadpack.allowFilter=true", "-c", PACK_AND_TELL];
+        let command = ["upload-pack", "--strict", "--stateless-rpc"];
+        let mut command = self.0.git.command(settings.into_iter().chain(command));
+        let mut told = String::from("This repository is without what was erased:\n");
+        for (blob, why) in erased.iter().take(TOLD) {
+            let _ = writeln!(told, "{}", crate::erased::line(*blob, why));
+        }
+        told.push_str("Clone without the blobs you do not need: git clone --filter=blob:none\n");
+        command.env("ADAMANT_ERASED", told);
+        command
+    }
+}
+
 /// Pumps the request into git and its answer to the client, who may leave.
 async fn serve(
     mut child: Child,
-    mut body: Body,
+    (asked, body): (Bytes, Option<Body>),
     client: &mpsc::Sender<io::Result<Bytes>>,
     idle: Duration,
 ) -> io::Result<()> {
@@ -154,7 +192,12 @@ async fn serve(
     let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) = streams else {
         return Err(io::Error::other("no pipes to git"));
     };
+    // Read before, where something was erased.
+    let told = body.is_none();
     let feed = async move {
+        // A git that stops reading has heard enough.
+        let _ = stdin.write_all(&asked).await;
+        let Some(mut body) = body else { return Ok(()) };
         while let Some(chunk) = body.chunk().await.map_err(io::Error::other)? {
             if stdin.write_all(&chunk).await.is_err() {
                 // git has heard enough; its exit code says whether that is an error.
@@ -177,7 +220,46 @@ async fn serve(
     let said = async { Ok::<_, io::Error>(complaint(&mut stderr).await) };
     let ((), (), said) = tokio::try_join!(feed, relay, said)?;
     let status = child.wait().await?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(failed("upload-pack", &said, status))) }
+    if status.success() {
+        return Ok(());
+    }
+    let error = failed("upload-pack", &said, status);
+    if told {
+        // git has told the client all of it; a broken connection would swallow the last lines.
+        tracing::info!(%error, "fetch");
+        return Ok(());
+    }
+    Err(io::Error::other(error))
+}
+
+/// The rest of a request.
+async fn whole(body: &mut Body) -> Result<Bytes, ServeError> {
+    let mut all = BytesMut::new();
+    while let Some(chunk) = body.chunk().await? {
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all.freeze())
+}
+
+/// The objects that a request wants.
+fn wanted(request: &[u8]) -> impl Iterator<Item = Oid> + '_ {
+    let wants = request.windows(5).enumerate().filter(|(_, word)| word == b"want ");
+    wants.filter_map(|(at, _)| Oid::from_ascii(request.get(at + 5..at + 45)?).ok())
+}
+
+/// The answer to who wants what was erased.
+fn refusal(blob: Oid, why: &str) -> Bytes {
+    let mut answer = BytesMut::new();
+    packet::data(
+        &mut answer,
+        format!(
+            "ERR {}
+",
+            crate::erased::line(blob, why)
+        )
+        .as_bytes(),
+    );
+    answer.freeze()
 }
 
 /// The protocol version to ask git for: nothing else of the header reaches its environment.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot go on without fails it")]
 
+mod erasing;
 mod hostile;
 mod pushing;
 mod raw;
