@@ -211,6 +211,47 @@ async fn removing_leaves_others_whole_and_nothing_behind() {
     }
 }
 
+/// The bytes that only a removed blob had go, wherever packing put them: in a file of its own, in pieces
+/// that others rest on in part, in a base.
+#[tokio::test]
+async fn no_piece_keeps_what_only_a_removed_blob_had() {
+    let secret = sample(99, 3000);
+    for order in [["clean", "secret", "later"], ["secret", "clean", "later"], ["clean", "later", "secret"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FsBlobs::open(dir.path()).unwrap();
+        let clean = sample(1, SIZE);
+        let mut with = clean.clone();
+        // Beside the secret, something that a later blob has as well.
+        with[1 << 20..(1 << 20) + 3000].copy_from_slice(&secret);
+        with[(1 << 20) + 3000..(1 << 20) + 60_000].copy_from_slice(&sample(5, 57_000));
+        let mut later = clean.clone();
+        later[(1 << 20) + 3000..(1 << 20) + 60_000].copy_from_slice(&sample(5, 57_000));
+        later[2 << 20..(2 << 20) + 3000].copy_from_slice(&sample(6, 3000));
+        let mut kept = Vec::new();
+        for what in order {
+            let bytes = match what {
+                "clean" => &clean,
+                "secret" => &with,
+                _ => &later,
+            };
+            let digest = put(&store, bytes).await;
+            pack(&store);
+            kept.extend((what != "secret").then(|| (digest, bytes.clone())));
+        }
+        let holders = || {
+            let all = files(dir.path()).into_iter().map(|(path, _)| path);
+            let part = &secret[100..132];
+            all.filter(|path| std::fs::read(path).unwrap().windows(32).any(|bytes| bytes == part)).count()
+        };
+        assert_eq!((count(dir.path(), "patched"), holders()), (2, 1), "{order:?}");
+        assert!(store.remove(Digest::of(&with), None).await.unwrap());
+        assert_eq!(holders(), 0, "{order:?}");
+        for (digest, bytes) in &kept {
+            assert_eq!(&read(&store, *digest).await.unwrap(), bytes, "{order:?}");
+        }
+    }
+}
+
 /// What each moment of packing leaves if the process ends there.
 #[tokio::test]
 async fn a_crash_at_any_moment_costs_nothing() {
