@@ -213,14 +213,22 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Erase a blob for good: one person asks, another one approves; a tombstone stays
+    /// Erase a blob or a file in git for good: one person asks, another one approves; a tombstone stays
     #[command(after_help = "Examples:\n  adamant erase sha256:… --reason 'a private key was committed'\n  \
+                            adamant erase --git \"$(git rev-parse HEAD~:.env)\" --project shop --reason 'a password'\n  \
                             adamant erase --list\n  adamant erase sha256:… --approve      # somebody else\n  \
-                            adamant erase sha256:… --withdraw")]
+                            adamant erase sha256:… --withdraw\n  \
+                            adamant erase sha256:… --approve --server http://127.0.0.1:7000 --token-file ~/bob.token")]
     Erase {
         /// What is to go: the digest of a layer, configuration, manifest, input or document
-        #[arg(required_unless_present = "list")]
+        #[arg(required_unless_present_any = ["list", "git"])]
         digest: Option<adamant_digest::Digest>,
+        /// A file of a commit instead: the id of its git blob, as of `git rev-parse COMMIT:PATH`
+        #[arg(long, value_name = "OBJECT-ID", requires = "project", conflicts_with_all = ["digest", "list"])]
+        git: Option<String>,
+        /// The project in whose repository it is
+        #[arg(long, requires = "git")]
+        project: Option<String>,
         /// Ask for it, and say why
         #[arg(long, value_name = "TEXT", conflicts_with_all = ["approve", "withdraw", "list"])]
         reason: Option<String>,
@@ -233,6 +241,12 @@ pub(crate) enum Command {
         /// Show requests and erasures
         #[arg(long, conflicts_with = "digest")]
         list: bool,
+        /// Base URL of a server, instead of the one that runs on the data directory
+        #[arg(long, value_name = "URL", requires = "token_file")]
+        server: Option<String>,
+        /// File with a named token that has the scope `erase`
+        #[arg(long, value_name = "FILE", requires = "server")]
+        token_file: Option<std::path::PathBuf>,
     },
     /// Other registries that are read through this one (`[[upstream]]` in server.toml)
     #[command(
@@ -324,8 +338,13 @@ pub(crate) enum TokenCommand {
         /// Name; it is given once
         name: String,
         /// What it allows: repositories (`*` is any run of characters) and actions (pull, push); repeatable
+        ///
+        /// The scope `erase` lets it ask for erasures, and approve those of others.
         #[arg(long, required = true, value_name = "REPOSITORIES:ACTIONS")]
         scope: Vec<String>,
+        /// Whose token it is; the scope `erase` needs it, and two tokens of a person count as one
+        #[arg(long, value_name = "NAME")]
+        person: Option<String>,
         /// How long it holds: 30m, 12h, 90d (default: until it is revoked)
         #[arg(long, value_name = "TIME", value_parser = lifetime)]
         expires: Option<u64>,

@@ -67,16 +67,25 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Fsck => show::fsck(&project::data_dir(data)?, json).await,
         Command::Pointer { what: PointerCommand::Log { name } } => show::pointer(data, &name, json).await,
         Command::Gc { dry_run } => space::gc(data, dry_run, json).await,
-        Command::Erase { digest, reason, approve, withdraw, list: _ } => {
+        Command::Erase { digest, git, project, reason, approve, withdraw, list: _, server, token_file } => {
             let action = match (reason, approve, withdraw) {
                 (Some(reason), ..) => Some(adamant_api::EraseAction::Request { reason }),
                 (None, true, _) => Some(adamant_api::EraseAction::Approve),
                 (None, _, true) => Some(adamant_api::EraseAction::Withdraw),
                 (None, ..) => None,
             };
-            match (digest, action) {
-                (None, _) => space::erasures(data, json).await,
-                (Some(digest), Some(action)) => space::erase(data, digest, action, json).await,
+            let what = match (digest, git, project) {
+                (Some(digest), ..) => Some(adamant_api::Erasable::Digest(digest)),
+                (None, Some(object), Some(project)) => Some(adamant_api::Erasable::Git { project, object }),
+                (None, ..) => None,
+            };
+            let server = match (server, token_file) {
+                (Some(url), Some(file)) => space::server(&url, &file)?,
+                _ => connect(data).await?,
+            };
+            match (what, action) {
+                (None, _) => space::erasures(&server, json).await,
+                (Some(what), Some(action)) => space::erase(&server, what, action, json).await,
                 (Some(_), None) => Err(Failure::usage("say what to do: --reason TEXT, --approve or --withdraw")),
             }
         }

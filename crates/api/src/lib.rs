@@ -389,6 +389,9 @@ pub struct NewToken {
     pub name: String,
     /// What it allows, each `REPOSITORIES:ACTIONS`.
     pub scopes: Vec<String>,
+    /// Whose it is; one that asks for or approves erasures must say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub person: Option<String>,
     /// Seconds until it ends; `None`: it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_s: Option<u64>,
@@ -415,6 +418,9 @@ pub struct TokenSummary {
     pub name: String,
     /// What it allows.
     pub scopes: Vec<String>,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub person: Option<String>,
     /// When it ends, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
@@ -458,9 +464,25 @@ pub struct GcReport {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Erase {
     /// What it is about.
-    pub digest: Digest,
+    #[serde(flatten)]
+    pub what: Erasable,
     /// What to do.
     pub action: EraseAction,
+}
+
+/// Names of bytes that can be erased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Erasable {
+    /// A blob of the store.
+    Digest(Digest),
+    /// A file of a commit.
+    Git {
+        /// The project in whose repository it is.
+        project: String,
+        /// Id of the git blob.
+        object: String,
+    },
 }
 
 /// See [`Erase`].
@@ -495,6 +517,9 @@ pub enum ErasureState {
 pub struct Erasure {
     /// What it is about.
     pub digest: Digest,
+    /// The same bytes as a file in git; `None` in what was recorded without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_blob: Option<String>,
     /// How far it is.
     pub state: ErasureState,
     /// Why; `None` if the words were erased.

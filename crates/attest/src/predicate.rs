@@ -5,7 +5,7 @@
 //! for a fact that belongs to a chain, `chain` (its name), `sequence` (from 1, without gaps)
 //! and `previous` (digest of the statement bytes before it in the chain, absent at 1).
 
-use adamant_digest::Digest;
+use adamant_digest::{Digest, Sha512};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -69,6 +69,12 @@ predicates! {
     ErasureRequest(ErasureRequest) = "https://adamant.dev/predicate/erasure-request/v1";
     /// A blob was erased: its tombstone.
     Erasure(Erasure) = "https://adamant.dev/predicate/erasure/v1";
+    /// A named token of a person was made or revoked.
+    PersonalGrant(PersonalGrant) = "https://adamant.dev/predicate/grant/v2";
+    /// Somebody asked for the erasure of bytes by all their names, or took that back.
+    ErasureRequestV2(ErasureRequestV2) = "https://adamant.dev/predicate/erasure-request/v2";
+    /// Bytes were erased under all their names: their tombstone.
+    ErasureV2(ErasureV2) = "https://adamant.dev/predicate/erasure/v2";
     /// Stored bytes were found to be wrong, or are right again.
     Damage(Damage) = "https://adamant.dev/predicate/damage/v1";
 }
@@ -504,6 +510,55 @@ pub struct Erasure {
     pub approved_by: String,
 }
 
+/// See [`Predicate::PersonalGrant`]. Chain `grants`, like [`Grant`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonalGrant {
+    /// What a grant says.
+    #[serde(flatten)]
+    pub grant: Grant,
+    /// Whose token it is: several of one person count as one.
+    pub person: String,
+}
+
+/// The names of the same bytes beside their sha256.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Names {
+    /// Their sha512.
+    pub sha512: Sha512,
+    /// The id that git gives a file of them: sha1 in hex.
+    pub git_blob: String,
+}
+
+/// See [`Predicate::ErasureRequestV2`]. Chain `erasure/<digest>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErasureRequestV2 {
+    /// What is to go.
+    pub digest: Digest,
+    /// Its other names.
+    pub names: Names,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// Asked for, or taken back.
+    pub step: ErasureStep,
+    /// Digest of the salted document with the reason, which can be erased itself.
+    pub reason: Digest,
+    /// Who.
+    pub by: String,
+}
+
+/// See [`Predicate::ErasureV2`]. Last of the chain `erasure/<digest>`; recorded before the bytes go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErasureV2 {
+    /// What an erasure says.
+    #[serde(flatten)]
+    pub erasure: Erasure,
+    /// Its other names.
+    pub names: Names,
+}
+
 /// See [`Predicate::Damage`]. Chain `damage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
@@ -543,7 +598,10 @@ pub fn actor(predicate: &Predicate) -> &str {
         Predicate::Rejection(p) => &p.by,
         Predicate::Pointer(p) => &p.by,
         Predicate::Grant(p) => &p.by,
+        Predicate::PersonalGrant(p) => &p.grant.by,
         Predicate::ErasureRequest(p) => &p.by,
+        Predicate::ErasureRequestV2(p) => &p.by,
+        Predicate::ErasureV2(p) => &p.erasure.approved_by,
         Predicate::Erasure(p) => &p.approved_by,
         Predicate::Provenance(_)
         | Predicate::Vsa(_)

@@ -120,6 +120,9 @@ fn speaker(predicate: &Predicate) -> Role {
         | Predicate::Rejection(_)
         | Predicate::Pointer(_)
         | Predicate::Grant(_)
+        | Predicate::PersonalGrant(_)
+        | Predicate::ErasureRequestV2(_)
+        | Predicate::ErasureV2(_)
         | Predicate::ErasureRequest(_)
         | Predicate::Erasure(_)
         | Predicate::Damage(_) => Role::Control,

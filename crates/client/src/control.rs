@@ -25,6 +25,20 @@ pub struct Server {
 }
 
 impl Server {
+    /// A server at an address, by a token that somebody gave: `http://host:port`.
+    pub fn at(url: &str, token: &str) -> Result<Self, ClientError> {
+        let url = url.trim_end_matches('/');
+        let authority = url.strip_prefix("http://").filter(|rest| !rest.is_empty() && !rest.contains('/'));
+        let Some(authority) = authority else {
+            return Err(ClientError::Answer(format!(
+                "`{url}` is not http://HOST:PORT: where the server speaks TLS, use a tunnel to it or its interface (POST /api/v1/erasures)"
+            )));
+        };
+        let port =
+            if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) { "" } else { ":80" };
+        Ok(Self { url: format!("{url}{port}"), token: token.to_owned(), socket: PathBuf::new() })
+    }
+
     /// The short-lived token, for clients such as docker and git that want a password.
     pub fn token(&self) -> &str {
         &self.token

@@ -1,7 +1,9 @@
 //! Digests of the second algorithm that the image specification registers.
 
 use std::fmt;
+use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
 use crate::ParseDigestError;
@@ -38,6 +40,28 @@ impl Sha512 {
 impl fmt::Display for Sha512 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sha512:{}", self.hex())
+    }
+}
+
+impl FromStr for Sha512 {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+        let hex = text.strip_prefix("sha512:").ok_or_else(|| ParseDigestError(text.chars().take(200).collect()))?;
+        Self::from_hex(hex)
+    }
+}
+
+impl Serialize for Sha512 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sha512 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Caller {
     pub(crate) actor: String,
     /// What they may do in the registry.
     pub(crate) rights: Rights,
+    /// Whether they may ask for erasures and approve what others ask for.
+    pub(crate) erases: bool,
 }
 
 /// What a request to the registry was sent with.
@@ -119,7 +121,8 @@ impl Auth {
     }
 
     fn holder(&self, secret: Digest) -> Option<Caller> {
-        let session = self.holds(Kind::Token, secret).map(|actor| Caller { actor, rights: Rights::all() });
+        let session =
+            self.holds(Kind::Token, secret).map(|actor| Caller { actor, rights: Rights::all(), erases: true });
         session.or_else(|| self.tokens.caller(secret, SystemTime::now()))
     }
 
@@ -196,6 +199,11 @@ impl Auth {
     /// Who sent a request with a token: `Bearer`, or `Basic` with the token as password.
     pub(crate) fn by_token(&self, headers: &HeaderMap) -> Option<String> {
         self.holds(Kind::Token, Digest::of(secret(headers)?.as_bytes()))
+    }
+
+    /// Who sent a request with a token that is good for erasures.
+    pub(crate) fn eraser(&self, headers: &HeaderMap) -> Option<Caller> {
+        self.holder(Digest::of(secret(headers)?.as_bytes()))
     }
 
     /// Who sent a request with the page's cookie. Good for reading alone.

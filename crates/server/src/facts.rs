@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use adamant_attest::Statement;
-use adamant_attest::predicate::{Binding, BindingKind, Deployment, ErasureStep, Observation, Predicate, State};
+use adamant_attest::predicate::{
+    Binding, BindingKind, Deployment, Erasure, ErasureStep, Observation, PersonalGrant, Predicate, State,
+};
 use adamant_digest::Digest;
 use adamant_store::{Entry, Ledger, Link};
 
@@ -279,27 +281,30 @@ pub(crate) fn describe(predicate: &Predicate) -> (&'static str, String) {
         ),
         Predicate::Rejection(r) => ("rejection", format!("{}: {}", r.object, r.reason)),
         Predicate::Grant(g) => ("grant", format!("token {} {} {}, by {}", g.name, g.action, g.scopes.join(" "), g.by)),
-        Predicate::ErasureRequest(r) => {
-            let step = match r.step {
-                ErasureStep::Requested => "asked for",
-                ErasureStep::Withdrawn => "no longer asked for",
-            };
-            ("erasure-request", format!("erasure of {} {step}, by {}", r.digest.short(), r.by))
+        Predicate::PersonalGrant(PersonalGrant { grant: g, person }) => {
+            ("grant", format!("token {} of {person} {} {}, by {}", g.name, g.action, g.scopes.join(" "), g.by))
         }
-        Predicate::Erasure(e) => (
-            "erasure",
-            format!(
-                "{} ({} bytes) erased: asked for by {}, approved by {}",
-                e.digest.short(),
-                e.size_bytes,
-                e.requested_by,
-                e.approved_by
-            ),
-        ),
+        Predicate::ErasureRequest(r) => ("erasure-request", asked(r.digest, r.step, &r.by)),
+        Predicate::ErasureRequestV2(r) => ("erasure-request", asked(r.digest, r.step, &r.by)),
+        Predicate::Erasure(e) => ("erasure", erased(e)),
+        Predicate::ErasureV2(e) => ("erasure", format!("{}; in git {}", erased(&e.erasure), e.names.git_blob)),
         Predicate::Damage(d) => {
             let found = d.found.map(|found| format!(", which hashes to {}", found.short())).unwrap_or_default();
             ("damage", format!("{} {} by {}{found}", d.digest.short(), d.state, d.how))
         }
         Predicate::Pointer(p) => ("pointer", format!("{} → {}, by {}", p.name, p.digest.short(), p.by)),
     }
+}
+
+fn asked(digest: Digest, step: ErasureStep, by: &str) -> String {
+    let step = match step {
+        ErasureStep::Requested => "asked for",
+        ErasureStep::Withdrawn => "no longer asked for",
+    };
+    format!("erasure of {} {step}, by {by}", digest.short())
+}
+
+fn erased(erasure: &Erasure) -> String {
+    let Erasure { digest, size_bytes, requested_by, approved_by, .. } = erasure;
+    format!("{} ({size_bytes} bytes) erased: asked for by {requested_by}, approved by {approved_by}", digest.short())
 }

@@ -31,6 +31,7 @@ struct Promised {
     commits: std::collections::BTreeMap<String, Vec<adamant_source::Oid>>,
     /// What must not be here.
     erased: BTreeSet<Digest>,
+    erased_in_git: Vec<(adamant_source::Oid, String)>,
 }
 
 /// Recomputes ledger and views from the entries, hashes every blob and tree, and looks for
@@ -97,6 +98,9 @@ pub async fn fsck(
     let source = Repositories::open(data.join("git"), adamant_source::Limits::default())
         .await
         .map_err(|e| Problem::internal("cannot open the git repositories", e))?;
+    for (oid, why) in &promised.erased_in_git {
+        source.forbid(*oid, why);
+    }
     for (project, oids) in &promised.commits {
         commits += oids.len() as u64;
         match source.get(project).await {
@@ -208,6 +212,12 @@ async fn promised(ledger: &SqlLedger, size: u64) -> Result<Promised, Problem> {
                 }
                 Predicate::Erasure(e) => {
                     promised.erased.insert(e.digest);
+                }
+                Predicate::ErasureV2(e) => {
+                    promised.erased.insert(e.erasure.digest);
+                    if let Ok(oid) = e.names.git_blob.parse() {
+                        promised.erased_in_git.push((oid, format!("was erased by entry {index}")));
+                    }
                 }
                 Predicate::Pointer(p) => {
                     need(p.digest, format!("pointer {}, entry {index}", p.name));

@@ -77,9 +77,11 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/tokens/{name}/revoke", post(api::revoke_token))
         .route("/trust", get(api::trust))
         .route("/gc", post(api::gc))
-        .route("/erasures", get(api::erasures).post(api::erase))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), need_token));
+    let erasures = Router::new()
+        .route("/erasures", get(api::erasures).post(api::erase))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), need_eraser));
     let pages = Router::new()
         .route("/", get(pages::board))
         .route("/ledger", get(pages::ledger))
@@ -91,7 +93,7 @@ pub(crate) fn router(rim: Arc<Rim>) -> Router {
         .route("/events", get(pages::events))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&rim), need_session));
     Router::new()
-        .nest(adamant_api::BASE, interface)
+        .nest(adamant_api::BASE, interface.merge(erasures))
         .merge(pages)
         .route("/login", get(pages::login))
         .route("/assets/{name}", get(pages::asset))
@@ -252,14 +254,28 @@ fn from_elsewhere(headers: &HeaderMap, scheme: &str, host: &str) -> bool {
 pub(crate) struct Actor(pub(crate) String);
 
 async fn need_token(State(rim): Shared, mut request: Request, next: Next) -> Response {
-    let Some(actor) = rim.auth.by_token(request.headers()) else {
-        let error = ApiError::new(Class::Denied, "this needs a token").hint("on this machine: `adamant token`");
-        let mut response = ApiFailure(error, 401).into_response();
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"adamant\""));
-        return response;
-    };
+    let Some(actor) = rim.auth.by_token(request.headers()) else { return no_token() };
     request.extensions_mut().insert(Actor(actor));
     next.run(request).await
+}
+
+/// The same for what a named token with the scope `erase` may do as well.
+async fn need_eraser(State(rim): Shared, mut request: Request, next: Next) -> Response {
+    let Some(caller) = rim.auth.eraser(request.headers()) else { return no_token() };
+    if !caller.erases {
+        let error = ApiError::new(Class::Denied, format!("{} may not erase", caller.actor))
+            .hint("adamant token create NAME --scope erase --person PERSON");
+        return ApiFailure(error, 403).into_response();
+    }
+    request.extensions_mut().insert(Actor(caller.actor));
+    next.run(request).await
+}
+
+fn no_token() -> Response {
+    let error = ApiError::new(Class::Denied, "this needs a token").hint("on this machine: `adamant token`");
+    let mut response = ApiFailure(error, 401).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"adamant\""));
+    response
 }
 
 /// Everything a page may load comes from here; nothing may frame it.

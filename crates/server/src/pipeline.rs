@@ -507,6 +507,7 @@ fn unreadable(commit: Oid, error: ReadError) -> Problem {
         ReadError::Kind { expected, .. } => problem.hint(format!("commit a {expected} there, then push again")),
         ReadError::TooLarge { .. } => problem.hint("make it smaller, commit it and push again"),
         ReadError::Limit { .. } => problem.hint("remove or rename what is over the limit, commit and push again"),
+        ReadError::Erased { .. } => problem.hint("it is not built: remove the file, commit and push again"),
         ReadError::NoPath { .. } | ReadError::BadPath(_) | ReadError::NotUtf8(_) => problem,
         ReadError::NoCommit(_) | ReadError::Git(_) => Problem::internal(format!("cannot read commit {commit}"), error),
     }

@@ -62,6 +62,8 @@ pub struct Platform {
     /// The store itself, for whoever erases.
     pub(crate) store: Arc<dyn BlobStore>,
     pub(crate) erased: Erased,
+    /// What was erased and may still have copies here: all of it at a start.
+    pub(crate) unfinished: Mutex<BTreeSet<Digest>>,
     pub(crate) collected: crate::collect::Counters,
     /// The same, as files, if that is what they are.
     pub(crate) files: Option<FsBlobs>,
@@ -139,6 +141,7 @@ impl Platform {
         let source = Repositories::open(data.join("git"), adamant_source::Limits::default())
             .await
             .map_err(|e| Problem::internal("cannot open the git repositories", e))?;
+        crate::erase::forbid_all(&source, &erased);
         let fetcher = crate::opening::fetcher(&config, Arc::clone(&blobs))?;
         let builder = crate::opening::builder(&config, Arc::clone(&blobs))?;
         let registry = crate::opening::registry(&config, &blobs, &ledger, erased.clone()).await?;
@@ -149,6 +152,7 @@ impl Platform {
             config,
             blobs,
             store,
+            unfinished: Mutex::new(erased.digests().into_iter().collect()),
             erased,
             collected: crate::collect::Counters::default(),
             files,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use adamant_api::{Class, Deployed, Rollback};
 use tokio_util::sync::CancellationToken;
 
+/// How long after one look at the erasures of others the next one is, at least.
+const ERASURES: Duration = Duration::from_secs(1);
 use crate::auth::Auth;
 use crate::control;
 use crate::error::Problem;
@@ -113,6 +115,9 @@ pub async fn start(config: Config) -> Result<Running, Problem> {
     let listener = serving::Listener::Tcp(listener, certificate.map(|certificate| certificate.config()));
     tasks.spawn(serving::serve(listener, router, bounds, tasks.clone(), stop.clone()));
     tasks.spawn(follow_others(Arc::clone(&platform), grants, until(&stop)));
+    if platform.config.settings.database.url.is_some() {
+        tasks.spawn(follow_erasures(Arc::clone(&platform), until(&stop)));
+    }
     tasks.spawn(housekeeping(Arc::clone(&platform), until(&stop)));
     tasks.spawn(crate::collect::collecting(Arc::clone(&platform), until(&stop)));
     tasks.spawn(hosting(Arc::clone(&platform), until(&stop)));
@@ -147,6 +152,26 @@ async fn follow_others(platform: Arc<Platform>, auth: Arc<Auth>, stop: impl Futu
         if let Err(error) = platform.ledger.look().await {
             tracing::warn!(%error, "looking whether the log has grown");
         }
+    }
+}
+
+/// Learns of erasures as the log grows: whatever other servers on the same ledger erase is refused
+/// here, too, and this server's own copies go.
+async fn follow_erasures(platform: Arc<Platform>, stop: impl Future<Output = ()>) {
+    let mut grown = platform.ledger.grown();
+    grown.mark_changed();
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            changed = grown.changed() => if changed.is_err() { return },
+        }
+        if let Err(problem) = platform.learn_erasures().await {
+            tracing::warn!(%problem, "reading the erasures");
+            // What could not be read now is read with the next fact, or by then.
+            grown.mark_changed();
+        }
+        tokio::time::sleep(ERASURES).await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use adamant_api::{Class, NewToken, TokenMade, TokenSummary};
-use adamant_attest::predicate::{Grant, Predicate, Role};
+use adamant_attest::predicate::{Grant, PersonalGrant, Predicate, Role};
 use adamant_digest::Digest;
 use adamant_registry::{Rights, Scope};
 use adamant_store::{AppendError, Chain, Fact, Subject};
@@ -27,6 +27,14 @@ const MOST: usize = 10_000;
 /// What every secret starts with, so that scanners of secrets know it.
 const PREFIX: &str = "adamant_";
 
+/// The scope of whoever asks for erasures and approves them.
+const ERASE: &str = "erase";
+
+fn is_person(name: &str) -> bool {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-+@".contains(&b);
+    (1..=64).contains(&name.len()) && name.bytes().all(fine)
+}
+
 /// The named tokens as the facts have them.
 #[derive(Default)]
 pub(crate) struct Tokens {
@@ -43,8 +51,21 @@ struct State {
     by_secret: HashMap<Digest, String>,
 }
 
+/// Who an actor is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// As it is recorded.
+    pub(crate) actor: String,
+    /// Whose token it is.
+    pub(crate) person: Option<String>,
+    /// Who made the token.
+    pub(crate) maker: Option<String>,
+}
+
 struct Named {
     rights: Rights,
+    /// It may ask for erasures and approve them.
+    erases: bool,
     expires_s: Option<i64>,
     summary: TokenSummary,
 }
@@ -60,7 +81,19 @@ impl Tokens {
         let name = state.by_secret.get(&secret)?;
         let named = state.named.get(name).filter(|named| named.summary.revoked_by.is_none())?;
         let holds = named.expires_s.is_none_or(|end| seconds(now) < end);
-        holds.then(|| Caller { actor: format!("token:{name}"), rights: named.rights.clone() })
+        holds.then(|| Caller { actor: format!("token:{name}"), rights: named.rights.clone(), erases: named.erases })
+    }
+
+    /// Who an actor is: a user of this machine, or whoever a named token is of. A token tells that after
+    /// its end, too.
+    pub(crate) fn holder(&self, actor: &str) -> Holder {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let summary = actor.strip_prefix("token:").and_then(|name| state.named.get(name)).map(|named| &named.summary);
+        Holder {
+            actor: actor.to_owned(),
+            person: summary.and_then(|summary| summary.person.clone()),
+            maker: summary.map(|summary| summary.by.clone()),
+        }
     }
 
     /// All tokens that ever were, by name.
@@ -81,11 +114,13 @@ impl Tokens {
             let page = facts.ledger.chain(CHAIN, upto + 1, PAGE).await?;
             for link in &page {
                 let recorded = facts.at(link.index).await?;
-                let Predicate::Grant(grant) = recorded.predicate else {
-                    return Err(Problem::damaged(format!("entry {} is no grant", link.index)));
+                let (grant, person) = match recorded.predicate {
+                    Predicate::Grant(grant) => (grant, None),
+                    Predicate::PersonalGrant(PersonalGrant { grant, person }) => (grant, Some(person)),
+                    _ => return Err(Problem::damaged(format!("entry {} is no grant", link.index))),
                 };
                 let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-                state.take(grant, &recorded.entry.recorded_at);
+                state.take(grant, person, &recorded.entry.recorded_at);
                 state.upto = link.sequence;
             }
             if page.len() < PAGE {
@@ -104,8 +139,24 @@ impl Tokens {
             return Err(Problem::usage("a token without a scope allows nothing").hint("--scope 'team/*:pull,push'"));
         }
         let bad = |error| Problem::usage(format!("token {} cannot be made", ask.name)).cause(error);
-        let scopes = ask.scopes.iter().map(|text| text.parse::<Scope>()).collect::<Result<Vec<_>, _>>().map_err(bad)?;
-        let scopes_text: Vec<_> = scopes.iter().map(ToString::to_string).collect();
+        let erases = ask.scopes.iter().any(|text| text == ERASE);
+        let scopes = ask.scopes.iter().filter(|text| *text != ERASE).map(|text| text.parse::<Scope>());
+        let scopes = scopes.collect::<Result<Vec<_>, _>>().map_err(bad)?;
+        let mut scopes_text: Vec<_> = scopes.iter().map(ToString::to_string).collect();
+        if erases {
+            scopes_text.push(ERASE.to_owned());
+        }
+        match &ask.person {
+            Some(person) if !is_person(person) => {
+                return Err(Problem::usage(format!("`{person}` is not a name for a person"))
+                    .hint("use 1 to 64 lower-case letters, digits and `.`, `_`, `-`, `+`, `@`, as in the user name or address"));
+            }
+            None if erases => {
+                return Err(Problem::usage("a token that asks for or approves erasures must say whose it is")
+                    .hint("--person NAME: two tokens of one person count as one"));
+            }
+            _ => {}
+        }
         Rights::new(scopes).map_err(bad)?;
         let expires = ask.expires_s.map(|life| {
             let end = SystemTime::now().checked_add(Duration::from_secs(life)).map(seconds);
@@ -135,7 +186,7 @@ impl Tokens {
             expires: expires.clone(),
             by: by.to_owned(),
         };
-        self.record(facts, grant, next).await?;
+        self.record(facts, grant, ask.person.clone(), next).await?;
         Ok(TokenMade { name: ask.name.clone(), secret, scopes: scopes_text, expires })
     }
 
@@ -161,15 +212,18 @@ impl Tokens {
             expires: None,
             by: by.to_owned(),
         };
-        self.record(facts, grant, next).await?;
+        self.record(facts, grant, None, next).await?;
         self.list().into_iter().find(|summary| summary.name == name).ok_or_else(unknown)
     }
 
-    async fn record(&self, facts: &Facts, grant: Grant, next: u64) -> Result<(), Problem> {
+    async fn record(&self, facts: &Facts, grant: Grant, person: Option<String>, next: u64) -> Result<(), Problem> {
         let fact = Fact {
             role: Role::Control,
             subject: vec![Subject { name: format!("token:{}", grant.name), digest: grant.secret }],
-            predicate: Predicate::Grant(grant),
+            predicate: match person {
+                Some(person) => Predicate::PersonalGrant(PersonalGrant { grant, person }),
+                None => Predicate::Grant(grant),
+            },
             chain: Some(Chain { name: CHAIN.to_owned(), expect: Some(next) }),
         };
         match facts.ledger.append(vec![fact]).await {
@@ -184,15 +238,17 @@ impl Tokens {
 }
 
 impl State {
-    fn take(&mut self, grant: Grant, at: &str) {
+    fn take(&mut self, grant: Grant, person: Option<String>, at: &str) {
         if grant.action == "granted" {
             // Written by this program, which parsed them; what is not understood allows nothing.
+            let erases = person.is_some() && grant.scopes.iter().any(|text| text == ERASE);
             let scopes: Vec<Scope> = grant.scopes.iter().filter_map(|text| text.parse().ok()).collect();
             let rights = Rights::new(scopes).unwrap_or_else(|_| Rights::none());
             let expires_s = grant.expires.as_deref().map(|text| adamant_attest::parse_time(text).unwrap_or(0));
             let summary = TokenSummary {
                 name: grant.name.clone(),
                 scopes: grant.scopes,
+                person,
                 expires: grant.expires,
                 by: grant.by,
                 at: at.to_owned(),
@@ -200,7 +256,7 @@ impl State {
                 revoked_at: None,
             };
             self.by_secret.insert(grant.secret, grant.name.clone());
-            self.named.insert(grant.name, Named { rights, expires_s, summary });
+            self.named.insert(grant.name, Named { rights, erases, expires_s, summary });
         } else if let Some(named) = self.named.get_mut(&grant.name) {
             named.summary.revoked_by = Some(grant.by);
             named.summary.revoked_at = Some(at.to_owned());

@@ -22,11 +22,15 @@ pub struct Tombstone {
     pub at: String,
     /// Index of the fact in the log.
     pub entry: u64,
+    /// The sha512 of the same bytes, if the fact says it.
+    pub sha512: Option<Sha512>,
+    /// The id of the same bytes in git, if the fact says it.
+    pub git_blob: Option<String>,
 }
 
 impl std::fmt::Display for Tombstone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { reason, requested_by, approved_by, at, entry } = self;
+        let Self { reason, requested_by, approved_by, at, entry, .. } = self;
         write!(f, "was erased at {at} (asked for by {requested_by}, approved by {approved_by}, entry {entry}): ")?;
         f.write_str(reason.as_deref().unwrap_or("the reason was erased, too"))
     }
@@ -34,27 +38,42 @@ impl std::fmt::Display for Tombstone {
 
 /// Tombstones by digest, as facts say. Cheap to clone; all clones are one list.
 #[derive(Debug, Clone, Default)]
-pub struct Erased(Arc<RwLock<BTreeMap<Digest, Tombstone>>>);
+pub struct Erased(Arc<RwLock<Tombstones>>);
+
+#[derive(Debug, Default)]
+struct Tombstones {
+    by_digest: BTreeMap<Digest, Tombstone>,
+    second: BTreeMap<Sha512, Digest>,
+}
 
 impl Erased {
     /// Adds one; from now on the digest is neither given nor kept.
     pub fn insert(&self, digest: Digest, tombstone: Tombstone) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(digest, tombstone);
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = tombstone.sha512 {
+            all.second.insert(other, digest);
+        }
+        all.by_digest.insert(digest, tombstone);
     }
 
     /// Why a digest is not here; `None` if it was not erased.
     pub fn tombstone(&self, digest: Digest) -> Option<Tombstone> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).by_digest.get(&digest).cloned()
     }
 
     /// Whether a digest was erased.
     pub fn contains(&self, digest: Digest) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(&digest)
+        self.0.read().unwrap_or_else(PoisonError::into_inner).by_digest.contains_key(&digest)
+    }
+
+    /// The erased digest of the bytes that hash to `other`.
+    pub fn second(&self, other: Sha512) -> Option<Digest> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).second.get(&other).copied()
     }
 
     /// All erased digests, sorted.
     pub fn digests(&self) -> Vec<Digest> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).by_digest.keys().copied().collect()
     }
 }
 
@@ -138,6 +157,10 @@ impl BlobStore for WithoutErased {
     }
 
     fn aliased(&self, other: Sha512) -> BoxFuture<'_, std::io::Result<Option<Digest>>> {
+        // Its tombstone is found by every name.
+        if let Some(digest) = self.erased.second(other) {
+            return Box::pin(std::future::ready(Ok(Some(digest))));
+        }
         self.inner.aliased(other)
     }
 

@@ -1,10 +1,11 @@
 //! `gc` and `erase`: what makes room, and what takes bytes away.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use adamant_api::{Erase, EraseAction, Erasing, Erasure, ErasureState, Gc, GcReport};
-use adamant_digest::Digest;
+use adamant_api::{Erasable, Erase, EraseAction, Erasing, Erasure, ErasureState, Gc, GcReport};
+use adamant_client::Server;
 
 use super::connect;
 use crate::output::{self, Failure, say};
@@ -22,8 +23,19 @@ pub(super) async fn gc(data: Option<&Path>, dry_run: bool, json: bool) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn erasures(data: Option<&Path>, json: bool) -> Result<ExitCode, Failure> {
-    let all: Vec<Erasure> = connect(data).await?.get("/erasures").await?;
+/// Longest file with a token, in bytes.
+const MAX_TOKEN: u64 = 4096;
+
+/// A server anywhere, by a named token.
+pub(super) fn server(url: &str, token_file: &Path) -> Result<Server, Failure> {
+    let mut token = String::new();
+    let read = std::fs::File::open(token_file).and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut token));
+    read.map_err(|e| Failure::usage(format!("the token cannot be read from {}: {e}", token_file.display())))?;
+    Ok(Server::at(url, token.trim())?)
+}
+
+pub(super) async fn erasures(server: &Server, json: bool) -> Result<ExitCode, Failure> {
+    let all: Vec<Erasure> = server.get("/erasures").await?;
     if json {
         output::json(&all)?;
     } else if all.is_empty() {
@@ -37,12 +49,13 @@ pub(super) async fn erasures(data: Option<&Path>, json: bool) -> Result<ExitCode
 }
 
 pub(super) async fn erase(
-    data: Option<&Path>,
-    digest: Digest,
+    server: &Server,
+    what: Erasable,
     action: EraseAction,
     json: bool,
 ) -> Result<ExitCode, Failure> {
-    let done: Erasing = connect(data).await?.post("/erasures", &Erase { digest, action }).await?;
+    let done: Erasing = server.post("/erasures", &Erase { what, action }).await?;
+    let digest = done.erasure.digest;
     if json {
         output::json(&done)?;
         return Ok(ExitCode::SUCCESS);
@@ -63,6 +76,8 @@ pub(super) async fn erase(
 
 fn line(erasure: &Erasure) -> String {
     let Erasure { digest, by, at, entry, .. } = erasure;
+    let names = erasure.git_blob.as_deref().map(|oid| format!(" (in git {oid})")).unwrap_or_default();
+    let digest = format!("{digest}{names}");
     let reason = erasure.reason.as_deref().unwrap_or("(the reason was erased)");
     match (erasure.state, &erasure.approved_by) {
         (ErasureState::Erased, Some(approver)) => {

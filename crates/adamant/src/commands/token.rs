@@ -13,8 +13,9 @@ use crate::output::{self, Failure, say};
 pub(super) async fn run(data: Option<&Path>, command: TokenCommand, json: bool) -> Result<ExitCode, Failure> {
     let server = connect(data).await?;
     match command {
-        TokenCommand::Create { name, scope, expires } => {
-            let made: TokenMade = server.post("/tokens", &NewToken { name, scopes: scope, expires_s: expires }).await?;
+        TokenCommand::Create { name, scope, person, expires } => {
+            let made: TokenMade =
+                server.post("/tokens", &NewToken { name, scopes: scope, person, expires_s: expires }).await?;
             if json {
                 output::json(&made)?;
             } else {
@@ -51,7 +52,8 @@ fn line(token: &TokenSummary) -> String {
         (Some(by), Some(at)) => format!("revoked by {by} at {at}"),
         _ => ends(token.expires.as_deref()),
     };
-    format!("{:<20} {}  {state}; made by {} at {}", token.name, token.scopes.join(" "), token.by, token.at)
+    let of = token.person.as_deref().map(|person| format!(" of {person}")).unwrap_or_default();
+    format!("{:<20} {}{of}  {state}; made by {} at {}", token.name, token.scopes.join(" "), token.by, token.at)
 }
 
 fn ends(expires: Option<&str>) -> String {

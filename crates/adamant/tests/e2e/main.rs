@@ -13,6 +13,7 @@ mod crash;
 mod damage;
 mod determinism;
 mod disks;
+mod erase;
 mod gates;
 mod hostile;
 mod isolation;

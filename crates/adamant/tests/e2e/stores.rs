@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Barrier};
 
 use adamant_conformance::services::{Postgres, S3};
-use adamant_digest::Digest;
+use adamant_digest::{Digest, Sha512};
 use serde_json::json;
 use sqlx::Connection as _;
 
 use crate::client::{Ask, Connection};
+use crate::erase::Person;
 use crate::process::{Background, run, wait_for};
 use crate::template::exe;
 use crate::world::{Server, fresh, up};
@@ -192,4 +193,51 @@ fn damage_in_a_bucket_is_known_to_both_servers_and_healed_over_either() {
     // Time for both servers to look again: one damage and one healing are told once.
     std::thread::sleep(std::time::Duration::from_secs(12));
     assert_eq!(damages(&pair.database).len(), 2, "{:?}", damages(&pair.database));
+}
+
+/// What one server erases is refused by the other within seconds, by all names, and so it stays after
+/// a start; a copy that it took before it knew goes.
+#[test]
+fn an_erasure_by_one_server_holds_on_the_other() {
+    const TEST: &str = "an_erasure_by_one_server_holds_on_the_other";
+    let (Some(postgres), Some(s3)) = (Postgres::start(TEST), S3::start(TEST)) else { return };
+    let mut pair = Pair::start(&postgres, &s3, "");
+    let urls = pair.urls();
+    let (bob, carol) = (Person::new(&pair.data[0], "bob", "bob"), Person::new(&pair.data[1], "carol", "carol"));
+    let secret = b"a private key";
+    let (digest, other) = (Digest::of(secret).to_string(), Sha512::of(secret).to_string());
+    let push = |url: &str| {
+        let path = format!("/v2/some/where/blobs/uploads/?digest={digest}");
+        Ask::new("POST", &path).body("application/octet-stream", secret).send(url).unwrap()
+    };
+    assert_eq!(push(&urls[0]).status, 201);
+    let get = |url: &str, name: &str| Ask::new("GET", &format!("/v2/some/where/blobs/{name}")).send(url).unwrap();
+    for url in &urls {
+        assert_eq!(get(url, &digest).status, 200);
+    }
+    bob.erase(&urls[0], &[&digest, "--reason", "a key leaked"]).ok();
+    wait_for("bob's token on the other server", || (bob.erase(&urls[1], &["--list"]).code == 0).then_some(()));
+    assert!(bob.erase(&urls[1], &[&digest, "--approve"]).fails(1).contains("two people"));
+    carol.erase(&urls[1], &[&digest, "--approve"]).ok();
+    assert_eq!(get(&urls[1], &digest).status, 410);
+    let begin = std::time::Instant::now();
+    wait_for("the other server's tombstone", || (get(&urls[0], &digest).status == 410).then_some(()));
+    assert!(begin.elapsed().as_secs() < 15, "{:?}", begin.elapsed());
+    let known = |urls: &[String; 2]| {
+        for url in urls {
+            for name in [&digest, &other] {
+                let answer = get(url, name);
+                assert!(answer.status == 410 && answer.text().contains("a key leaked"), "{}", answer.text());
+            }
+            assert_eq!(push(url).status, 403);
+        }
+    };
+    known(&urls);
+    pair.servers[0].kill();
+    pair.servers[0] = start(&pair.data[0], &s3);
+    known(&pair.urls());
+    for data in &pair.data {
+        let fsck = run(std::process::Command::new(exe()).args(["fsck", "--data"]).arg(data).envs(s3.key().clone()));
+        assert_eq!(fsck.code, 0, "{}{}", fsck.out, fsck.err);
+    }
 }

@@ -5,8 +5,10 @@ use adamant_store::{BlobStore, Tombstone};
 
 use crate::world::World;
 
-fn tombstone() -> Tombstone {
+fn tombstone(of: Option<&[u8]>) -> Tombstone {
     Tombstone {
+        sha512: of.map(Sha512::of),
+        git_blob: None,
         reason: Some("a key leaked".to_owned()),
         requested_by: "ann".to_owned(),
         approved_by: "bob".to_owned(),
@@ -16,7 +18,9 @@ fn tombstone() -> Tombstone {
 }
 
 async fn erase(world: &World, digest: Digest) {
-    world.erased.insert(digest, tombstone());
+    // The names that the fact says.
+    let bytes = world.blobs.get(digest).await.ok();
+    world.erased.insert(digest, tombstone(bytes.as_ref().map(adamant_digest::Verified::bytes)));
     world.blobs.remove(digest, None).await.unwrap();
 }
 
@@ -75,4 +79,22 @@ async fn what_was_erased_cannot_be_pushed_again_by_any_way() {
     let place = format!("{}?digest={layer}", started.header("location"));
     world.send("PUT", &place, &[], b"secret").await.fails(403, "DENIED");
     assert_eq!(world.blobs.size(layer).await.unwrap(), None, "no way leaves bytes");
+}
+
+#[tokio::test]
+async fn an_erased_blob_is_gone_by_its_sha512_too() {
+    let world = World::new().await;
+    let other = Sha512::of(b"secret");
+    let whole = format!("/v2/a/b/blobs/uploads/?digest={other}");
+    world.send("POST", &whole, &[], b"secret").await.expect(201);
+    world.get(&format!("/v2/a/b/blobs/{other}")).await.expect(200);
+    erase(&world, Digest::of(b"secret")).await;
+    let answer = world.get(&format!("/v2/a/b/blobs/{other}")).await;
+    answer.fails(410, "BLOB_UNKNOWN");
+    assert!(String::from_utf8_lossy(answer.bytes()).contains("a key leaked"));
+    world.send("HEAD", &format!("/v2/a/b/blobs/{other}"), &[], b"").await.expect(410);
+    world.send("POST", &whole, &[], b"secret").await.fails(403, "DENIED");
+    world.get(&format!("/v2/a/b/blobs/{other}")).await.fails(410, "BLOB_UNKNOWN");
+    let never = Sha512::of(b"never here");
+    world.get(&format!("/v2/a/b/blobs/{never}")).await.fails(404, "BLOB_UNKNOWN");
 }

@@ -253,20 +253,24 @@ pub(super) async fn erase(
     Extension(actor): Extension<Actor>,
     Json(ask): Json<Erase>,
 ) -> Answer<Erasing> {
-    let platform = Arc::clone(&rim.platform);
+    let (platform, auth) = (Arc::clone(&rim.platform), Arc::clone(&rim.auth));
     // A task of its own: a client that leaves must not leave an erasure half done.
     let done = rim.platform.tasks.spawn(async move {
         let by = &actor.0;
         match ask.action {
             EraseAction::Request { reason } => {
-                let erasure = platform.ask_erasure(ask.digest, &reason, by).await?;
+                let erasure = platform.ask_erasure(&ask.what, &reason, by).await?;
                 Ok(Erasing { erasure, left: Vec::new() })
             }
             EraseAction::Withdraw => {
-                let erasure = platform.withdraw_erasure(ask.digest, by).await?;
+                let erasure = platform.withdraw_erasure(&ask.what, by).await?;
                 Ok(Erasing { erasure, left: Vec::new() })
             }
-            EraseAction::Approve => platform.approve_erasure(ask.digest, by).await,
+            EraseAction::Approve => {
+                // A token that another server made and gave may be new to this one.
+                auth.tokens.refresh(&platform.facts).await?;
+                platform.approve_erasure(&ask.what, by, |actor| auth.tokens.holder(actor)).await
+            }
         }
     });
     let done: Result<Erasing, Problem> = done.await.map_err(|e| Problem::internal("an erasure ended early", e))?;
