@@ -92,6 +92,8 @@ struct Entries {
     synced: HashSet<u8>,
     /// Renamed, not yet synced.
     unsettled: HashSet<Digest>,
+    /// Directories of shards that were made or synced since then, in the other trees.
+    made: HashSet<PathBuf>,
     /// Whose sync failed. The system may have dropped what it could not write and say yes the next
     /// time, so that only bytes written anew count.
     doubtful: HashSet<Digest>,
@@ -281,6 +283,21 @@ impl Inner {
         Ok(())
     }
 
+    /// Makes the directory of a shard, durably, if it is not known to be. One that is there may have
+    /// been made by a run that was cut off, or whose sync failed.
+    fn make_dir(&self, shard: &Path) -> io::Result<()> {
+        let entries = || self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries().made.contains(shard) && shard.try_exists()? {
+            return Ok(());
+        }
+        std::fs::create_dir_all(shard)?;
+        for dir in shard.ancestors().skip(1).take(2) {
+            sync_dir(dir)?;
+        }
+        entries().made.insert(shard.to_owned());
+        Ok(())
+    }
+
     fn put(&self, bytes: &[u8], digest: Digest) -> io::Result<()> {
         if self.holds(digest, bytes.len() as u64, &mut &*bytes)? && self.reuse(digest)?.is_some() {
             return Ok(());
@@ -463,6 +480,16 @@ fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
+/// Whether a regular file lies at `path`. What cannot be looked at is an error, and not a file that is
+/// missing: nothing may be given up for it.
+fn is_file(path: &Path) -> io::Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(meta.is_file()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -490,5 +517,21 @@ mod tests {
         store.put(&blob).await.unwrap();
         assert_ne!(inode(), first);
         assert_eq!(store.touch(digest).await.unwrap(), Some(4));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_taken_for_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FsBlobs::open(dir.path()).unwrap();
+        let digest = Digest::of(b"blob");
+        let place = Place { kind: recipe::Kind::Pieces, digest };
+        assert!(!store.0.are_there(&[place]).unwrap());
+        assert_eq!(store.0.size(digest).unwrap(), None);
+        // No user may look behind a file as if it were a directory, root neither.
+        std::fs::write(dir.path().join("pieces"), b"").unwrap();
+        assert!(store.0.are_there(&[place]).is_err());
+        std::fs::write(dir.path().join("patched"), b"").unwrap();
+        assert!(store.0.size(digest).is_err());
+        assert!(store.0.content(digest).is_err());
     }
 }

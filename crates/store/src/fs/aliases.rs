@@ -33,11 +33,7 @@ pub(super) fn put(store: &Inner, other: Sha512, digest: Digest) -> io::Result<()
     temp.file_mut().write_all(format!("{digest}\n").as_bytes())?;
     rustix::fs::fchmod(temp.file(), rustix::fs::Mode::from_raw_mode(0o444))?;
     temp.file().sync_all()?;
-    if !shard.is_dir() {
-        std::fs::create_dir_all(&shard)?;
-        sync_dir(&root(store))?;
-        sync_dir(&store.dir)?;
-    }
+    store.make_dir(&shard)?;
     temp.rename(&path).map_err(|(_, error)| error)?;
     sync_dir(&shard)
 }

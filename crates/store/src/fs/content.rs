@@ -126,6 +126,16 @@ impl Inner {
         self.in_shard("patched", digest)
     }
 
+    /// Whether there is a file at each of `places`.
+    pub(super) fn are_there(&self, places: &[Place]) -> io::Result<bool> {
+        for place in places {
+            if !super::is_file(&self.place_path(*place))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     pub(super) fn place_path(&self, place: Place) -> PathBuf {
         match place.kind {
             Kind::Plain => self.path(place.digest),
@@ -149,10 +159,11 @@ impl Inner {
                 if self.stored(digest)?.is_some() {
                     continue;
                 }
-                if std::fs::symlink_metadata(self.recipe_path(digest)).is_ok() {
-                    break;
+                match std::fs::symlink_metadata(self.recipe_path(digest)) {
+                    Ok(_) => break,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(error),
                 }
-                return Ok(None);
             };
             if let Some(content) = self.assemble(recipe)? {
                 return Ok(Some(content));
@@ -227,12 +238,15 @@ impl Inner {
         }
         for _ in 0..TRIES {
             let Some((size, places)) = self.recipe_head(digest)? else { break };
-            if places.iter().all(|place| self.place_path(*place).is_file()) {
+            if self.are_there(&places)? {
                 return Ok(Some(size));
             }
         }
-        let meta = std::fs::symlink_metadata(self.path(digest));
-        Ok(meta.ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len()))
+        match std::fs::symlink_metadata(self.path(digest)) {
+            Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

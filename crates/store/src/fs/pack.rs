@@ -191,8 +191,7 @@ impl Inner {
         self.make_shard("patched", digest)?;
         let _names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         let unused = Place { kind: Kind::Plain, digest };
-        let there =
-            self.with_refs(|refs| !refs.is_needed(unused))? && places.iter().all(|p| self.place_path(*p).is_file());
+        let there = self.with_refs(|refs| !refs.is_needed(unused))? && self.are_there(&places)?;
         let meta = match fs::symlink_metadata(&plain) {
             Ok(meta) if there && Some(meta.ino()) == new.inode() => meta,
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -221,7 +220,7 @@ impl Inner {
             return self.unlink_recipe(digest);
         };
         for lost in recipe.places.iter().filter(|place| place.kind == Kind::Pieces) {
-            if !self.place_path(*lost).is_file() {
+            if !self.are_there(&[*lost])? {
                 self.restore(*lost, &recipe, plain)?;
             }
         }
@@ -280,26 +279,14 @@ impl Inner {
         rustix::fs::fchmod(temp.file(), rustix::fs::Mode::from_raw_mode(0o444))?;
         temp.file().sync_all()?;
         let shard = path.parent().unwrap_or(&self.dir);
-        make_dir(shard)?;
+        self.make_dir(shard)?;
         temp.rename(path).map_err(|(_, error)| error)?;
         sync_dir(shard)
     }
 
     pub(super) fn make_shard(&self, what: &str, digest: Digest) -> io::Result<()> {
-        make_dir(self.in_shard(what, digest).parent().unwrap_or(&self.dir))
+        self.make_dir(self.in_shard(what, digest).parent().unwrap_or(&self.dir))
     }
-}
-
-/// Makes a shard, durably, if it is not there.
-fn make_dir(shard: &Path) -> io::Result<()> {
-    if shard.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(shard)?;
-    for dir in shard.ancestors().skip(1).take(2) {
-        sync_dir(dir)?;
-    }
-    Ok(())
 }
 
 fn hash_all(content: &mut Content) -> io::Result<Digest> {

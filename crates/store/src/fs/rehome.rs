@@ -36,7 +36,10 @@ pub(super) fn rehome(store: &Inner, place: Place, leaving: Digest) -> io::Result
         if recipes.is_empty() {
             return Ok(());
         }
-        let Ok(mut file) = no_follow().open(store.place_path(place)) else { return Ok(()) };
+        let mut file = match no_follow().open(store.place_path(place)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
         if quarantine::hash(&mut file)? != place.digest {
             // Wrong bytes help nobody.
             return Ok(());
@@ -104,7 +107,10 @@ fn write(store: &Inner, file: &mut fs::File, moved: &mut [Moved]) -> io::Result<
 /// Puts another recipe for the same bytes in the place of one, unless somebody else did.
 fn replace(store: &Inner, digest: Digest, old: &Recipe, new: &Recipe) -> io::Result<()> {
     let path = store.recipe_path(digest);
-    let Ok(before) = fs::symlink_metadata(&path) else { return Ok(()) };
+    let before = match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
     let mut temp = Temp::new(&store.dir.join("tmp"))?;
     temp.file_mut().write_all(&new.encode())?;
     rustix::fs::fchmod(temp.file(), rustix::fs::Mode::from_raw_mode(0o444))?;
@@ -113,9 +119,10 @@ fn replace(store: &Inner, digest: Digest, old: &Recipe, new: &Recipe) -> io::Res
         let _names = store.names.write().unwrap_or_else(PoisonError::into_inner);
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.ino() == before.ino() => temp.file().set_modified(meta.modified()?)?,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => return Ok(()),
         }
-        let there = new.places.iter().all(|place| store.place_path(*place).is_file());
+        let there = store.are_there(&new.places)?;
         if !there || store.recipe(digest)?.as_ref() != Some(old) {
             return Ok(());
         }

@@ -83,7 +83,7 @@ pub(super) fn remove(store: &Inner, digest: Digest, idle_since: Option<SystemTim
             if kept(used(store, digest)?) {
                 return Ok(false);
             }
-            if store.with_refs(|refs| refs.is_needed(plain))? && store.path(digest).exists() {
+            if store.with_refs(|refs| refs.is_needed(plain))? && store.path(digest).try_exists()? {
                 // Packed meanwhile on top of it.
                 continue;
             }
@@ -112,7 +112,7 @@ pub(super) fn remove(store: &Inner, digest: Digest, idle_since: Option<SystemTim
 /// The second names of a blob: what its bytes hash to, or, if they are not here or damaged, what a
 /// search finds.
 fn second_names(store: &Inner, digest: Digest) -> io::Result<Vec<Sha512>> {
-    if !store.dir.join("sha512").is_dir() {
+    if !store.dir.join("sha512").try_exists()? {
         return Ok(Vec::new());
     }
     if let Some(other) = hashed(store, digest) {
