@@ -233,9 +233,13 @@ impl Writer {
                     return Err(error);
                 }
                 Err(Failure::Before(error)) => {
-                    // The transaction was rolled back when it was dropped; if that did not work
-                    // either, the next use of the connection says so.
-                    self.conn = Some(conn);
+                    // The transaction was rolled back when it was dropped. Where the disk fails that may
+                    // fail, too, and only the next use of the connection would say so.
+                    if matches!(error, LedgerError::Unavailable(_)) {
+                        conn.close().await;
+                    } else {
+                        self.conn = Some(conn);
+                    }
                     return Err(error);
                 }
                 Err(Failure::Commit { error, last, outcomes }) => {
