@@ -21,6 +21,7 @@ mod body;
 mod collect;
 mod condition;
 mod contents;
+mod credentials;
 mod evidence;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -41,6 +42,7 @@ pub use body::{Body, BodyError};
 pub use collect::{CollectError, Collected, SCANNED_BYTES};
 pub use condition::Condition;
 pub use contents::{OverQuota, Quota};
+pub use credentials::{Asked, secret};
 pub use evidence::GateError;
 pub use gate::{Demand, Gate};
 pub use http::{Handled, reason_phrase};

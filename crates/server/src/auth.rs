@@ -9,8 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use adamant_digest::Digest;
-use adamant_oci::RepositoryName;
-use adamant_registry::{Action, Rights, Scope, Within};
+use adamant_registry::{Action, Asked, Rights, Scope, Within};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
@@ -154,23 +153,18 @@ impl Auth {
             Claims { secret, scopes: Vec::new(), catalog: false, ends_s: unix_s() + BEARER_LIFE.as_secs() };
         let mut given = Vec::new();
         for text in asked.take(MAX_ASKED) {
-            if text == "registry:catalog:*" && rights.may_anywhere(Action::Pull) {
-                claims.catalog = true;
-                given.push(text.to_owned());
-            }
-            let Some((name, words)) = text.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':')) else {
-                continue;
-            };
-            let Ok(name) = name.parse::<RepositoryName>() else { continue };
-            let wanted = |word: &str| words.split(',').any(|w| w == word || w == "*");
-            let actions: Vec<_> = [Action::Pull, Action::Push]
-                .into_iter()
-                .filter(|action| wanted(&action.to_string()) && rights.may(*action, name.as_str()))
-                .collect();
-            if !actions.is_empty() {
-                let scope = Scope::exactly(&name, &actions).to_string();
-                given.push(format!("repository:{scope}"));
-                claims.scopes.push(scope);
+            match Asked::parse(text) {
+                Some(Asked::Catalog) if rights.may_anywhere(Action::Pull) => {
+                    claims.catalog = true;
+                    given.push(text.to_owned());
+                }
+                Some(asked) => {
+                    if let Some(scope) = asked.within(rights) {
+                        given.push(format!("repository:{scope}"));
+                        claims.scopes.push(scope.to_string());
+                    }
+                }
+                None => {}
             }
         }
         // Texts and numbers: it can always be written.
@@ -245,15 +239,7 @@ impl Auth {
 
 /// The secret of a request: `Bearer`, or `Basic` with it as password.
 fn secret(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    match value.split_once(' ')? {
-        (scheme, secret) if scheme.eq_ignore_ascii_case("bearer") => Some(secret.trim().to_owned()),
-        (scheme, encoded) if scheme.eq_ignore_ascii_case("basic") => {
-            let raw = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
-            Some(String::from_utf8(raw).ok()?.split_once(':')?.1.to_owned())
-        }
-        _ => None,
-    }
+    adamant_registry::secret(headers.get(header::AUTHORIZATION)?.to_str().ok()?)
 }
 
 fn unix_s() -> u64 {
