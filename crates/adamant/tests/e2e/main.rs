@@ -14,6 +14,7 @@ mod damage;
 mod determinism;
 mod disks;
 mod erase;
+mod faults;
 mod gates;
 mod hostile;
 mod isolation;
