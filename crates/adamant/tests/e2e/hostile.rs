@@ -10,7 +10,8 @@ use adamant_digest::Digest;
 use serde_json::json;
 
 use crate::client::{Ask, Connection};
-use crate::pushes::{Content, MANIFEST, serve};
+use crate::process::wait_for;
+use crate::pushes::{Content, MANIFEST, files, serve};
 use crate::world::fresh;
 
 /// Resident memory of a process, in bytes.
@@ -44,12 +45,7 @@ fn hostile_requests_cost_a_registry_little() {
     let before = memory(pid);
 
     // 10 GB in chunks to a manifest: refused long before.
-    let mut stream = TcpStream::connect(&host).unwrap();
-    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-    let head = format!("PUT /v2/a/manifests/v1 HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: chunked\r\n\r\n");
-    stream.write_all(head.as_bytes()).unwrap();
-    let chunk = [b"100000\r\n", vec![b' '; 1 << 20].as_slice(), b"\r\n"].concat();
-    let sent = (0..10_000).take_while(|_| stream.write_all(&chunk).is_ok()).count();
+    let (sent, _) = ten_gigabytes(&url, "PUT", "/v2/a/manifests/v1");
     assert!(sent < 64, "{sent} MiB were taken");
 
     // Heads: too long, too many, malformed, and lengths that do not agree.
@@ -193,6 +189,59 @@ fn readers_never_see_wrong_bytes_while_content_is_pushed_and_healed() {
     let counts: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
     eprintln!("right and refused reads: {counts:?}");
     assert!(counts.iter().all(|(right, _)| *right > 0));
+    drop(server);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Sends 10 GB in chunks of 1 MiB; how many MiB went, and what the server said, if it could be read.
+fn ten_gigabytes(url: &str, method: &str, path: &str) -> (usize, String) {
+    let host = url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(host).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let chunk = [b"100000\r\n", vec![b' '; 1 << 20].as_slice(), b"\r\n"].concat();
+    let sent = (0..10_000).take_while(|_| stream.write_all(&chunk).is_ok()).count();
+    let mut back = Vec::new();
+    let _ = stream.read_to_end(&mut back);
+    (sent, String::from_utf8_lossy(&back).into_owned())
+}
+
+#[test]
+fn ten_gigabytes_beyond_a_quota_are_cut_off_and_leave_nothing() {
+    let dir = fresh("registry-ten-gigabytes");
+    let data = dir.join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    let settings = "[[registry.quota]]\nrepositories = \"small/*\"\nmb = 8\n";
+    std::fs::write(data.join("server.toml"), settings).unwrap();
+    let server = serve(&data);
+    let url = server.url.clone();
+    let (sent, _) = ten_gigabytes(&url, "PUT", "/v2/small/a/manifests/v1");
+    assert!(sent < 64, "{sent} MiB of a manifest were taken");
+    let stored = || -> u64 {
+        let kept = ["blobs", "work"].map(|place| files(&data.join(place)));
+        kept.iter().flatten().map(|path| std::fs::metadata(path).map_or(0, |meta| meta.len())).sum()
+    };
+    let before = stored();
+    for round in 0..3 {
+        let begun = Ask::new("POST", "/v2/small/a/blobs/uploads/").send(&url).unwrap();
+        assert_eq!(begun.status, 202, "{}", begun.text());
+        let location = begun.header("location").to_owned();
+        let (sent, said) = ten_gigabytes(&url, "PATCH", &location);
+        assert!(sent < 64, "{sent} MiB were taken: {said}");
+        assert!(stored() <= before + (9 << 20), "round {round}: {} bytes are kept of it", stored() - before);
+        let ended = Ask::new("DELETE", &location).send(&url).unwrap();
+        assert!(matches!(ended.status, 204 | 404), "{}", ended.text());
+        assert_eq!(stored(), before, "round {round}");
+        let path = format!("/v2/small/a/blobs/uploads/?digest={}", Digest::of(b"other"));
+        let (sent, said) = ten_gigabytes(&url, "POST", &path);
+        assert!(sent < 64, "{sent} MiB were taken: {said}");
+        wait_for("the end of what was cut off", || (stored() == before).then_some(()));
+    }
+    // Who keeps to it is served.
+    let path = format!("/v2/small/a/blobs/uploads/?digest={}", Digest::of(b"small"));
+    assert_eq!(Ask::new("POST", &path).body("x/y", b"small").send(&url).unwrap().status, 201);
     drop(server);
     std::fs::remove_dir_all(dir).unwrap();
 }
