@@ -183,12 +183,11 @@ impl Hook {
             if let Some(event) = &wanted {
                 self.deliver(event).await;
             }
+            self.position.store(next, Ordering::Relaxed);
             if wanted.is_some() {
                 self.save(next).await;
                 saved = next;
             }
-            // Shown as done when a restart would not do it again.
-            self.position.store(next, Ordering::Relaxed);
         }
         let reached = self.position.load(Ordering::Relaxed);
         if reached != saved {

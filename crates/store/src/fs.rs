@@ -23,6 +23,8 @@ mod aliases;
 mod blocks;
 mod chunks;
 mod content;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod likeness;
 mod pack;
 mod packing;

@@ -6,6 +6,8 @@ mod blobs;
 mod erased;
 mod facts;
 mod fs;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod lock;
 mod s3;
 

@@ -12,6 +12,8 @@
 //! of tries with growing, jittered pauses; a read that breaks off goes on where it was.
 
 mod damage;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod reader;
 mod requests;
 mod settings;

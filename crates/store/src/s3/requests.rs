@@ -175,9 +175,7 @@ impl Requests {
             return Err(self.refused(about, answer).await.1);
         }
         let text = self.text(about, answer).await?;
-        let page = ListObjectsV2::parse_response(&text)
-            .map_err(|error| self.failed(about, &format!("the answer cannot be read: {error}")))?;
-        Ok(page.contents.iter().filter_map(|object| object.key.strip_prefix(&prefix)).map(str::to_owned).collect())
+        listed(&text, &prefix).map_err(|error| self.failed(about, &format!("the answer cannot be read: {error}")))
     }
 
     /// Puts an object, durably. Without a condition: what is put under a name is always the same.
@@ -359,8 +357,15 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What follows `prefix` in the names of a page of objects.
+pub(super) fn listed(text: &str, prefix: &str) -> Result<Vec<String>, impl std::fmt::Display + use<>> {
+    ListObjectsV2::parse_response(text).map(|page| {
+        page.contents.iter().filter_map(|object| object.key.strip_prefix(prefix)).map(str::to_owned).collect()
+    })
+}
+
 /// Code and message of S3's error document, as far as it is one.
-fn said(text: &str) -> (String, String) {
+pub(super) fn said(text: &str) -> (String, String) {
     let element = |name: &str| {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
         Some(rest.split_once("</")?.0.chars().take(300).collect::<String>())

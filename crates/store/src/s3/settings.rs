@@ -121,7 +121,7 @@ impl S3Credentials {
         })
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut ours = false;
         let (mut key, mut secret, mut token) = (None, None, None);
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
