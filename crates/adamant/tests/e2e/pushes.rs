@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use adamant_api::FsckReport;
@@ -261,11 +263,13 @@ pub(crate) struct Client {
     pub(crate) said: Said,
     /// The upload in chunks that is under way.
     pub(crate) open: Option<Open>,
+    /// Set when the power goes: what arrives later was never said.
+    pub(crate) cut: Arc<AtomicBool>,
 }
 
 impl Client {
     pub(crate) fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), connection: None, said: Said::default(), open: None }
+        Self { url: url.to_owned(), connection: None, said: Said::default(), open: None, cut: Arc::default() }
     }
 
     fn ask(&mut self, ask: &Ask<'_>, expected: &[u16]) -> Result<Answer, Trouble> {
@@ -274,6 +278,9 @@ impl Client {
             None => Connection::open(&self.url)?,
         };
         let answer = connection.ask(ask, false)?;
+        if self.cut.load(Ordering::SeqCst) {
+            return Err(Trouble::Gone(io::Error::other("the power went")));
+        }
         if answer.header("connection") != "close" {
             self.connection = Some(connection);
         }
