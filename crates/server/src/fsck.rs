@@ -95,7 +95,7 @@ pub async fn fsck(
 
     progress("commits: every object");
     let mut commits = 0;
-    let source = Repositories::open(data.join("git"), adamant_source::Limits::default())
+    let source = Repositories::observe(data.join("git"), adamant_source::Limits::default())
         .await
         .map_err(|e| Problem::internal("cannot open the git repositories", e))?;
     for (oid, why) in &promised.erased_in_git {

@@ -24,6 +24,8 @@ pub struct Repositories(Arc<All>);
 struct All {
     dir: PathBuf,
     git: PathBuf,
+    /// Whether another process works here.
+    observing: bool,
     limits: Arc<Limits>,
     open: Mutex<HashMap<String, Arc<OnceCell<Repository>>>>,
     shared: Arc<Shared>,
@@ -65,8 +67,18 @@ impl Repositories {
         Self::open_with(dir, limits, PathBuf::from("git")).await
     }
 
-    /// The same with a git program of the caller's choice.
+    /// Opens the directory beside the process that it belongs to, only to read: what looks left over
+    /// may be at work over there.
+    pub async fn observe(dir: PathBuf, limits: Limits) -> Result<Self, OpenError> {
+        Self::open_as(dir, limits, PathBuf::from("git"), true).await
+    }
+
+    /// Opens it with a git program of the caller's choice.
     pub async fn open_with(dir: PathBuf, limits: Limits, git: PathBuf) -> Result<Self, OpenError> {
+        Self::open_as(dir, limits, git, false).await
+    }
+
+    async fn open_as(dir: PathBuf, limits: Limits, git: PathBuf, observing: bool) -> Result<Self, OpenError> {
         let wanted = dir.clone();
         let opened = blocking(move || {
             durable::create_dir_all(&wanted)?;
@@ -79,7 +91,8 @@ impl Repositories {
             erased: Erased::default(),
             tasks: TaskTracker::new(),
         };
-        let all = All { dir, git, limits: Arc::new(limits), open: Mutex::default(), shared: Arc::new(shared) };
+        let all =
+            All { dir, git, observing, limits: Arc::new(limits), open: Mutex::default(), shared: Arc::new(shared) };
         let repositories = Self(Arc::new(all));
         repositories.git(repositories.0.dir.clone()).check_version().await?;
         Ok(repositories)
@@ -150,11 +163,13 @@ impl Repositories {
             if !found {
                 self.make(&path).await?;
             }
-            let prepared = path.clone();
-            let limits = Arc::clone(&self.0.limits);
-            blocking(move || prepare(&prepared, &limits))
-                .await
-                .map_err(|source| OpenError::Io { path: path.clone(), source })?;
+            if !self.0.observing {
+                let prepared = path.clone();
+                let limits = Arc::clone(&self.0.limits);
+                blocking(move || prepare(&prepared, &limits))
+                    .await
+                    .map_err(|source| OpenError::Io { path: path.clone(), source })?;
+            }
             let inner = Inner {
                 project: project.to_owned(),
                 git: self.git(path.clone()),
@@ -295,14 +310,10 @@ fn prepare(path: &Path, limits: &Limits) -> io::Result<()> {
     for entry in std::fs::read_dir(path.join("objects/pack"))? {
         let entry = entry?;
         let path = entry.path();
-        // Half of a pack, which came or went when a process was killed: the other half has no meaning.
-        let without = |other: &str| !path.with_extension(other).exists();
-        let stray = path.extension().is_some_and(|extension| match extension.as_encoded_bytes() {
-            b"pack" => without("idx"),
-            b"idx" => without("pack"),
-            b"rev" => without("pack") || without("idx"),
-            _ => false,
-        });
+        // A removal that a kill cut short leaves the index. A pack without one is left alone: git does
+        // not see it, and if its index was lost it can be made again.
+        let index = path.extension().is_some_and(|extension| extension == "idx" || extension == "rev");
+        let stray = index && !path.with_extension("pack").try_exists()?;
         if stray || entry.file_name().as_encoded_bytes().starts_with(b"tmp_") {
             durable::remove_file(&path)?;
         }

@@ -219,12 +219,25 @@ async fn opening_cleans_up_after_a_killed_process() {
     std::fs::create_dir_all(dir.join("objects/incoming-x/pack")).unwrap();
     std::fs::write(dir.join("objects/incoming-x/pack/tmp_pack_y"), "junk").unwrap();
     std::fs::write(dir.join("config"), "[core]\n\thooksPath = /tmp\n").unwrap();
+    // A pack that is coming in, or one that has lost its index.
+    let pack = dir.join("objects/pack/pack-1111111111111111111111111111111111111111.pack");
+    std::fs::write(&pack, "PACK").unwrap();
+    // Who only looks, beside a server, touches none of it.
+    let beside = Repositories::observe(dir.parent().unwrap().to_owned(), Limits::default()).await.unwrap();
+    assert_eq!(
+        beside.get("shop").await.unwrap().verify(&[commit], Depth::Content).await.unwrap(),
+        Vec::<String>::new()
+    );
+    for there in ["refs/heads/main.lock", "packed-refs.lock", "objects/incoming-x/pack/tmp_pack_y"] {
+        assert!(dir.join(there).exists(), "{there}");
+    }
     let again = Repositories::open(dir.parent().unwrap().to_owned(), Limits::default()).await.unwrap();
     assert_eq!(again.projects().await.unwrap(), ["shop"]);
     let shop = again.get("shop").await.unwrap();
     shop.set_branch("main", Some(commit), commit).await.unwrap();
     shop.set_branch("next", None, commit).await.unwrap();
     assert!(!dir.join("refs/heads/main.lock").exists() && !dir.join("objects/incoming-x").exists());
+    assert!(pack.exists());
     assert!(std::fs::read_to_string(dir.join("config")).unwrap().contains("hooksPath = /dev/null"));
 }
 
