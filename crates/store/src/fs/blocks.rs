@@ -116,8 +116,9 @@ impl Blocks {
 
     /// The blocks of a blob of this many bytes.
     pub(super) fn of(&self, digest: Digest, size: u64) -> Option<Arc<BlockList>> {
-        let list = self.lock().take(digest).filter(|list| list.size == size)?;
-        self.lock().put(digest, Arc::clone(&list));
+        let mut table = self.lock();
+        let list = table.take(digest).filter(|list| list.size == size)?;
+        table.put(digest, Arc::clone(&list));
         Some(list)
     }
 
@@ -125,7 +126,6 @@ impl Blocks {
     pub(super) fn keep(&self, digest: Digest, recorder: Recorder) {
         let Some(list) = recorder.finish() else { return };
         let mut table = self.lock();
-        table.take(digest);
         table.put(digest, Arc::new(list));
         while table.total > self.most
             && let Some(oldest) = table.order.values().next().copied()
@@ -147,7 +147,9 @@ impl Table {
         Some(list)
     }
 
+    /// In place of what was kept of it before.
     fn put(&mut self, digest: Digest, list: Arc<BlockList>) {
+        self.take(digest);
         self.asked += 1;
         self.total += list.digests.len() + OVERHEAD;
         self.order.insert(self.asked, digest);
@@ -181,6 +183,22 @@ mod tests {
             }
             assert!(blocks.of(digest, bytes.len() as u64 + 1).is_none(), "another size is another blob");
         }
+    }
+
+    #[test]
+    fn what_is_put_twice_is_there_once() {
+        let blocks = Blocks { most: 1 + OVERHEAD, ..Blocks::default() };
+        let blobs = [vec![1; 100], vec![2; 100]];
+        blocks.keep(Digest::of(&blobs[0]), recorded(&blobs[0], 100));
+        let list = blocks.of(Digest::of(&blobs[0]), 100).unwrap();
+        let counts = || {
+            let table = blocks.lock();
+            (table.lists.len(), table.order.len(), table.total)
+        };
+        blocks.lock().put(Digest::of(&blobs[0]), list);
+        assert_eq!(counts(), (1, 1, 1 + OVERHEAD));
+        blocks.keep(Digest::of(&blobs[1]), recorded(&blobs[1], 100));
+        assert_eq!(counts(), (1, 1, 1 + OVERHEAD));
     }
 
     #[test]
