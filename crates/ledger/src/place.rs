@@ -27,7 +27,12 @@ pub(crate) fn postgres(url: &str) -> Result<(String, Options), OpenError> {
     let database = options.get_database().unwrap_or_else(|| options.get_username());
     let place = format!("postgres://{}:{}/{database}", options.get_host(), options.get_port());
     let here = options.get_socket().is_some() || is_here(options.get_host());
-    let mode = trusted(options.get_ssl_mode(), here);
+    // What the library takes from the environment does not count.
+    let said = url.split_once('?').is_some_and(|(_, query)| {
+        query.split('&').any(|pair| matches!(pair.split('=').next(), Some("sslmode" | "ssl-mode")))
+    });
+    let mode = if said { options.get_ssl_mode() } else { PgSslMode::Prefer };
+    let mode = trusted(mode, here);
     let options = options.ssl_mode(mode).application_name("adamant").options(SESSION).disable_statement_logging();
     Ok((place, Options::Postgres(Box::new(options))))
 }

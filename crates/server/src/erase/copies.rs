@@ -22,11 +22,12 @@ impl Platform {
         }
         let mut done = Vec::new();
         for digest in unfinished {
-            let waiting = self.erase_copies(digest).await?;
-            if waiting.is_empty() {
-                done.push(digest);
+            // One that fails keeps none of the others.
+            match self.erase_copies(digest).await {
+                Ok(waiting) if waiting.is_empty() => done.push(digest),
+                Ok(waiting) => left.extend(waiting),
+                Err(problem) => left.push(format!("{digest} is not erased everywhere yet: {}", problem.line())),
             }
-            left.extend(waiting);
         }
         self.source.erase().await.map_err(|e| Problem::internal("git objects are not erased", e))?;
         let mut unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
