@@ -180,6 +180,8 @@ impl Registry {
                 carriers.push(led.digest);
             }
         }
+        // What was erased says nothing any more, neither now nor by a verdict of before.
+        carriers.retain(|carrier| !self.erased.contains(*carrier));
         Ok(carriers)
     }
 
@@ -195,6 +197,9 @@ impl Registry {
                     continue;
                 }
                 let Ok(digest) = layer.digest.sha256() else { continue };
+                if self.erased.contains(digest) {
+                    continue;
+                }
                 if layer.size > MAX_EVIDENCE as u64 {
                     continue;
                 }

@@ -17,7 +17,7 @@ fn tombstone(of: Option<&[u8]>) -> Tombstone {
     }
 }
 
-async fn erase(world: &World, digest: Digest) {
+pub(crate) async fn erase(world: &World, digest: Digest) {
     // The names that the fact says.
     let bytes = world.blobs.get(digest).await.ok();
     world.erased.insert(digest, tombstone(bytes.as_ref().map(adamant_digest::Verified::bytes)));

@@ -1,9 +1,10 @@
 //! The signature gate, with keys and signatures of openssl and ssh-keygen.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use adamant_attest::predicate::{Predicate, Rejection};
+use adamant_attest::predicate::{BindingKind, Predicate, Rejection};
 use adamant_attest::{PublicKey, Statement, pae};
 use adamant_digest::Digest;
 use adamant_oci::{Manifest, RepositoryName, media};
@@ -14,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::erasing::erase;
 use crate::world::World;
 
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
@@ -420,4 +422,30 @@ async fn servers_that_refuse_for_different_reasons_do_not_fill_the_log() {
         assert!(!is_open(&other, &one).await);
     }
     assert_eq!(rejections(&world).await.len(), 16);
+}
+
+#[tokio::test]
+async fn what_was_erased_opens_no_gate_and_breaks_none() {
+    if !tools() {
+        return;
+    }
+    let (signer, stranger) = (Signer::openssl(true), Signer::openssl(true));
+    let world = World::guarded(&[gate(&[&signer], &[], 1)]).await;
+    let image = image(&world, "1").await;
+    let carriers = async || {
+        let bound = world.ledger.bindings(BindingKind::Tag, "", "", 100).await.unwrap();
+        bound.into_iter().map(|(_, bound)| bound.digest).collect::<BTreeSet<_>>()
+    };
+    let other = stranger.bundle(SLSA, image.digest(), |_| {});
+    attach(&world, &image, &other).await;
+    erase(&world, Digest::of(other.to_string().as_bytes())).await;
+    assert!(!is_open(&world, &image).await);
+    let before = carriers().await;
+    attach(&world, &image, &signer.bundle(SLSA, image.digest(), |_| {})).await;
+    assert!(is_open(&world, &image).await);
+    // Neither does the verdict of before.
+    for carrier in carriers().await.difference(&before) {
+        erase(&world, *carrier).await;
+    }
+    assert!(!is_open(&world, &image).await);
 }
